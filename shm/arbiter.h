@@ -1,0 +1,111 @@
+// The arbiter: everything that is done while holding the arbitration lock. One object per process
+// (or, in tests, per worker thread); any process may run it. No Python, no allocation and no
+// exception under the lock.
+//
+// Thread safety: an Arbiter belongs to one thread at a time; the lock in shared memory excludes
+// all others, in this process and elsewhere.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "shm/layout.h"
+#include "shm/space.h"
+
+namespace theus::shm {
+
+class Arbiter {
+ public:
+  // `slot`: whose process this is; kNoSlot for the coordinator.
+  Arbiter(const Space& space, std::uint32_t slot);
+  ~Arbiter();
+  Arbiter(const Arbiter&) = delete;
+  Arbiter& operator=(const Arbiter&) = delete;
+
+  // Holding the lock. Taking it repairs what a dead owner left behind. Never blocks for ever: a
+  // stopped owner makes lock_for() time out. unlock() wakes the janitor when there is work for it.
+  bool try_lock();
+  bool lock_for(std::uint64_t nanoseconds);
+  void unlock();
+
+  // --- Only with the lock held:
+
+  // Decides and answers waiting requests, its own process's and others', at most `deltas_max`.
+  // Workers look at their own slot and at those that say they wait; the coordinator at all.
+  // Returns how many it answered.
+  std::uint32_t drain(std::uint32_t deltas_max);
+
+  // One bounded piece of reclamation (about `records_max` records). True if another would do more.
+  bool reclaim(std::uint32_t records_max);
+  // The same, every so many commits or when much can be had: what a worker does after a commit.
+  void reclaim_sometimes();
+  bool garbage() const;  // superseded versions or dead nodes exist
+
+  // A slot for a process that the caller has verified. nullopt: all kMaxSlots are taken.
+  std::optional<std::uint32_t> admit(std::uint32_t pid, std::uint64_t start_time);
+
+  // One bounded piece of taking back what the process in `slot` had: answers or discards its
+  // request first, then pins, then extents. The caller has made sure that the process is gone (or
+  // has detached). True when done: the slot is free again.
+  bool evict(std::uint32_t slot);
+
+  // Cells of `cell_class` for this process's stock (reserve cells_per_extent first): freed ones of
+  // its own extents, or a whole ownerless extent. False: none, ask grant().
+  bool collect_cells(std::uint8_t cell_class, std::vector<std::uint32_t>& units);
+
+  // Takes `length` free extents for this process. kBacked: usable. kRaw: call Space::back on them
+  // (without the lock), then settle(). kMore: call again (the search is bounded). kNone: full.
+  enum class Grant : std::uint8_t { kBacked, kRaw, kMore, kNone };
+  struct GrantRequest {
+    std::uint32_t length = 1;
+    std::uint8_t cell_class = 0;       // or kRunClass
+    // Progress and result:
+    std::uint64_t at = 0, hops = 0;
+    bool raw_too = false;
+    std::uint64_t extent = 0;          // first extent
+    std::uint32_t taken = 0;           // how many to back when kRaw
+  };
+  Grant grant(GrantRequest& request);
+  // After backing a kRaw grant: it becomes what was asked for, the surplus free. `backed` false:
+  // all of it goes back.
+  void settle(const GrantRequest& request, bool backed);
+  // Gives back a run that this process holds and has not submitted.
+  void return_run(std::uint64_t extent);
+  std::uint64_t extent_offset(std::uint64_t extent) const;
+
+  // True if the index directory wants to grow for `keys_more` keys; then grant() a kDirectory
+  // extent (class kDirectoryClass), zero it, and install_segment() it.
+  bool index_wants_segment(std::uint64_t keys_more) const;
+  void install_segment(std::uint64_t extent);
+  void grow_index(std::uint64_t keys_more);  // doubles the buckets as far as segments allow
+
+  // --- Without the lock:
+
+  // True if some slot says that it waits for an answer (seq_cst; see handoff in the docs).
+  bool anyone_waiting() const;
+
+  // Who holds the lock now, as far as it can be told; for finding a stuck holder.
+  struct Holder {
+    std::uint32_t thread_id = 0;     // 0: nobody
+    std::uint32_t slot = kNoSlot;    // kNoSlot: the coordinator
+    std::uint64_t sequence = 0;      // differs from one acquisition to the next
+  };
+  Holder holder() const;
+
+  // Sleeps until there is something for the janitor (backlog) or the time is up. While a backlog
+  // stays (pinned versions), this paces its next look. False: timed out.
+  bool wait_for_backlog(std::uint64_t timeout_ns) const;
+  // Deltas of other slots answered by this arbiter so far.
+  std::uint64_t combined() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+inline constexpr std::uint8_t kDirectoryClass = 0xFE;
+
+}  // namespace theus::shm

@@ -1,0 +1,461 @@
+#include "shm/commit.h"
+
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+
+#include <utility>
+
+namespace theus::shm {
+namespace {
+
+constexpr std::uint32_t kDepthMax = 4096;  // far above any nesting the bindings allow
+
+bool holds_block(ValueKind kind) {
+  return kind == ValueKind::kBlock || kind == ValueKind::kStrBlock ||
+         kind == ValueKind::kBytesBlock;
+}
+
+// The words of a submission, or an empty array when the desk's numbers make no sense.
+kj::ArrayPtr<const capnp::word> submission_words(const Space& space, std::uint32_t slot) {
+  const Desk& desk = space.desk(slot);
+  const std::uint64_t words = desk.submission_words.load(std::memory_order_acquire);
+  const Link link(desk.submission_link.load(std::memory_order_acquire));
+  const std::byte* begin = nullptr;
+  if (!link) {
+    if (words <= kSubmissionBytes / 8) begin = desk.submission;
+  } else {
+    const auto place = locate_cell(space, link.unit());
+    if (place && place->head.kind == ExtentKind::kRun && place->head.owner == slot &&
+        words <= (place->head.length * kExtentBytes - kAlignedPayload) / 8) {
+      begin = space.writable_base() + link.offset() + kAlignedPayload;
+    }
+  }
+  if (begin == nullptr || words == 0) return nullptr;
+  return {reinterpret_cast<const capnp::word*>(begin), static_cast<std::size_t>(words)};
+}
+
+}  // namespace
+
+Decision Committer::decide(std::uint32_t slot) noexcept {
+  try {
+    const auto words = submission_words(tables_.space, slot);
+    if (words.size() == 0) return {Outcome::kBadDelta};
+    const kj::ArrayPtr<const capnp::word> segments[1] = {words};
+    // The limit stops a message whose lists overlap to look larger than it is; lists are walked
+    // at most twice (check, apply).
+    capnp::ReaderOptions options;
+    options.traversalLimitInWords = words.size() * 4 + 1024;
+    capnp::SegmentArrayMessageReader message(kj::arrayPtr(segments, 1), options);
+    return decide_message(slot, message.getRoot<wire::Delta>());
+  } catch (...) {
+    // Cap'n Proto found the message malformed. Nothing has been changed: operations are read
+    // before their first store, and what earlier ones stored is taken back here.
+    tables_.journal.undo();
+    return {Outcome::kBadDelta};
+  }
+}
+
+Decision Committer::decide_message(std::uint32_t slot, wire::Delta::Reader delta) {
+  Header& header = tables_.header();
+  slot_ = slot;
+  snapshot_ = delta.getSnapshot();
+  const std::uint64_t clock = header.clock.load(std::memory_order_relaxed);
+  version_ = clock + 1;
+  tables_.journal.end();
+  if (snapshot_ > clock ||
+      delta.getSequence() != tables_.space.desk(slot).request.load(std::memory_order_relaxed)) {
+    return {Outcome::kBadDelta};
+  }
+  std::uint32_t index = 0;
+  std::uint64_t winner = 0;
+  for (const auto check_one : delta.getChecks()) {
+    if (!check(check_one, snapshot_, &winner)) return {Outcome::kConflict, winner, index};
+    ++index;
+  }
+  for (const auto absence : delta.getAbsences()) {
+    if (!check_absence(absence, &winner)) return {Outcome::kConflict, winner, index};
+    ++index;
+  }
+
+  std::uint64_t region = 0, region_entries = 0;
+  if (const Link link(delta.getJournalRegion()); link) {
+    const auto place = locate_cell(tables_.space, link.unit());
+    if (!place || place->head.kind != ExtentKind::kRun || place->head.owner != slot) {
+      return {Outcome::kBadDelta};
+    }
+    region = link.offset() + kAlignedPayload;
+    region_entries =
+        (place->head.length * kExtentBytes - kAlignedPayload) / sizeof(JournalEntry);
+  }
+
+  header.slots[slot].assigned.store(version_, std::memory_order_release);
+  tables_.journal.begin(version_, region, region_entries);
+  for (const auto operation : delta.getOperations()) {
+    Applied applied = apply(operation, &winner);
+    if (applied != Applied::kDone || tables_.journal.full()) {
+      const bool full = tables_.journal.full();
+      tables_.journal.undo();
+      header.slots[slot].assigned.store(0, std::memory_order_release);
+      if (full) return {Outcome::kJournalFull};
+      return {applied == Applied::kBad ? Outcome::kBadDelta : Outcome::kConflict, winner, index};
+    }
+    ++index;
+  }
+  header.winner_pid[version_ % kCommitRing].store(
+      header.slots[slot].pid.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  // The commit. Release: whoever reads this clock sees every word of the delta.
+  header.clock.store(version_, std::memory_order_release);
+  return {Outcome::kCommitted, version_};
+}
+
+bool Committer::check(wire::Check::Reader check_one, std::uint64_t snapshot,
+                      std::uint64_t* winner) {
+  const Link subject(check_one.getSubject());
+  *winner = 0;
+  const wire::Check::Kind kind = check_one.getKind();
+  if (kind == wire::Check::Kind::KEY || kind == wire::Check::Kind::PRESENT) {
+    const auto* key = tables_.space.cell<KeyRecord>(subject);
+    if (key == nullptr ||
+        key->cell.generation.load(std::memory_order_relaxed) != subject.generation()) {
+      return false;
+    }
+    const Link head(key->head.load(std::memory_order_relaxed));
+    if (!head) return false;
+    const VersionRecord& record = tables_.record(head.unit());
+    const std::uint64_t died_at = record.died_at.load(std::memory_order_relaxed);
+    const std::uint64_t version = record.version.load(std::memory_order_relaxed);
+    *winner = died_at != 0 ? died_at : version;
+    if (died_at != 0) return false;
+    return kind == wire::Check::Kind::PRESENT || version == check_one.getSeen();
+  }
+  const auto* node = tables_.space.cell<NodeRecord>(subject);
+  if (node == nullptr ||
+      node->cell.generation.load(std::memory_order_relaxed) != subject.generation()) {
+    return false;
+  }
+  *winner = node->structure_version.load(std::memory_order_relaxed);
+  if (kind == wire::Check::Kind::EMPTINESS) {
+    const bool empty = node->count.load(std::memory_order_relaxed) == 0;
+    return empty == (check_one.getSeen() != 0);
+  }
+  return *winner <= snapshot;
+}
+
+bool Committer::check_absence(wire::Absence::Reader absence, std::uint64_t* winner) {
+  const auto bytes = absence.getKey();
+  *winner = 0;
+  if (bytes.size() == 0 || bytes.size() > kMaxKeyBytes || absence.getCompared() == 0 ||
+      absence.getCompared() > bytes.size()) {
+    return false;
+  }
+  const KeyView key(reinterpret_cast<const char*>(bytes.begin()),
+                    static_cast<std::uint16_t>(bytes.size()), absence.getCompared());
+  const std::uint64_t seed = tables_.header().hash_seed.load(std::memory_order_relaxed);
+  const std::uint32_t unit =
+      tables_.index.find(absence.getNode(), key, hash_key(seed, absence.getNode(), key));
+  if (unit == 0) return true;
+  const Link head(tables_.key(unit).head.load(std::memory_order_relaxed));
+  if (!head) return true;
+  const VersionRecord& record = tables_.record(head.unit());
+  *winner = record.version.load(std::memory_order_relaxed);
+  return record.died_at.load(std::memory_order_relaxed) != 0;
+}
+
+bool Committer::owns(Link link, bool (*fits)(std::uint8_t)) const {
+  const auto place = locate_cell(tables_.space, link.unit());
+  if (!place || place->head.owner != slot_ || !fits(place->cell_class())) return false;
+  const auto* cell = tables_.space.writable_cell<CellHeader>(link.unit());
+  return cell->generation.load(std::memory_order_acquire) == link.generation() &&
+         cell->state.load(std::memory_order_acquire) != kCellLinked;
+}
+
+// 0 when an earlier operation of the delta has used the chunk up: then it has places left, or the
+// worker brought too few.
+std::uint32_t Committer::usable_spare(Link chunk) const {
+  return chunk && owns(chunk, is_chunk) ? chunk.unit() : 0;
+}
+
+// True if the key's newest version is younger than the snapshot: first committer wins, whether or
+// not the transaction has read it.
+bool Committer::changed_since(std::uint32_t key_unit, std::uint64_t* winner) const {
+  const Link head(tables_.key(key_unit).head.load(std::memory_order_relaxed));
+  if (!head) return false;
+  const VersionRecord& record = tables_.record(head.unit());
+  const std::uint64_t died_at = record.died_at.load(std::memory_order_relaxed);
+  *winner = died_at != 0 ? died_at : record.version.load(std::memory_order_relaxed);
+  if (*winner > snapshot_) return true;
+  if (died_at != 0) return false;
+  // Replacing or deleting a node conflicts with anything written below it.
+  const RecordShape shape = RecordShape::unpack(record.shape.load(std::memory_order_relaxed));
+  if (shape.kind != ValueKind::kNode) return false;
+  const Link node(record.value[0].load(std::memory_order_relaxed));
+  const std::uint64_t below =
+      tables_.node(node.unit()).below_version.load(std::memory_order_relaxed);
+  if (below <= snapshot_ || below == version_) return false;
+  *winner = below;
+  return true;
+}
+
+void Committer::superseded(const VersionRecord& record) {
+  const RecordShape shape = RecordShape::unpack(record.shape.load(std::memory_order_relaxed));
+  if (shape.kind == ValueKind::kNode) urgent_ = true;
+  if (!holds_block(shape.kind)) return;
+  const Link block(record.value[0].load(std::memory_order_relaxed));
+  const auto place = locate_cell(tables_.space, block.unit());
+  if (place && place->head.kind == ExtentKind::kRun) urgent_ = true;
+}
+
+void Committer::raise_below(std::uint32_t node_unit) {
+  for (std::uint32_t depth = 0; depth < kDepthMax; ++depth) {
+    NodeRecord& node = tables_.node(node_unit);
+    if (node.below_version.load(std::memory_order_relaxed) != version_) {
+      tables_.journal.set(node.below_version, version_);
+    }
+    const Link bound_to(node.parent.load(std::memory_order_relaxed));
+    if (!bound_to) return;
+    node_unit = Link(tables_.key(bound_to.unit()).node.load(std::memory_order_relaxed)).unit();
+  }
+}
+
+bool Committer::link_record(Link record_link, Link key_link, std::uint64_t version) {
+  VersionRecord& record = tables_.record(record_link.unit());
+  const RecordShape shape = RecordShape::unpack(record.shape.load(std::memory_order_relaxed));
+  const auto kind = static_cast<std::uint8_t>(shape.kind);
+  if (kind == 0 || kind > kLastValueKind) return false;
+  record.version.store(version, std::memory_order_release);
+  record.died_at.store(0, std::memory_order_release);
+  tables_.cells.link(record_link.unit());
+  const Link value(record.value[0].load(std::memory_order_relaxed));
+  if (holds_block(shape.kind)) {
+    if (!owns(value, is_block)) return false;
+    tables_.cells.link(value.unit());
+  } else if (shape.kind == ValueKind::kNode) {
+    return link_tree(value, key_link);
+  }
+  return true;
+}
+
+// Links everything below a new node into the index. Breadth first; nodes still to do are chained
+// through `dead_next`, which nobody else uses before they are bound.
+bool Committer::link_tree(Link top, Link bound_to) {
+  const auto is_node = [](std::uint8_t c) { return c == kNode; };
+  if (!owns(top, is_node)) return false;
+  tables_.cells.link(top.unit());
+  NodeRecord& top_node = tables_.node(top.unit());
+  top_node.parent.store(bound_to.raw, std::memory_order_release);
+  top_node.dead_next.store(0, std::memory_order_release);
+  std::uint32_t pending = top.unit();
+  while (pending != 0) {
+    const std::uint32_t unit = pending;
+    NodeRecord& node = tables_.node(unit);
+    pending = node.dead_next.load(std::memory_order_relaxed);
+    std::uint64_t count = 0;
+    std::uint32_t prev = 0;
+    Link chunk_link(node.first_chunk.load(std::memory_order_relaxed));
+    // Bounded: every chunk is linked once, and a linked one is no longer owned.
+    while (chunk_link) {
+      if (!owns(chunk_link, is_chunk)) return false;
+      tables_.cells.link(chunk_link.unit());
+      OrderChunk& chunk = tables_.chunk(chunk_link.unit());
+      const auto place = locate_cell(tables_.space, chunk_link.unit());
+      ChunkShape shape = ChunkShape::unpack(chunk.shape.load(std::memory_order_relaxed));
+      shape.capacity = static_cast<std::uint8_t>(chunk_capacity(place->cell_class()));
+      if (shape.used > shape.capacity) return false;
+      shape.live = shape.used;
+      chunk.shape.store(shape.pack(), std::memory_order_release);
+      chunk.prev.store(prev, std::memory_order_release);
+      for (std::uint32_t i = 0; i < shape.used; ++i) {
+        const Link key(chunk.place[i].load(std::memory_order_relaxed));
+        if (!link_entry(unit, key, chunk_link.unit(), i, &pending)) return false;
+        if (tables_.journal.full()) return true;  // the caller looks at it and undoes
+        ++count;
+      }
+      prev = chunk_link.unit();
+      chunk_link = Link(chunk.next.load(std::memory_order_relaxed));
+    }
+    node.last_chunk.store(prev, std::memory_order_release);
+    node.count.store(count, std::memory_order_release);
+    node.structure_version.store(0, std::memory_order_release);
+    node.below_version.store(0, std::memory_order_release);
+  }
+  return true;
+}
+
+bool Committer::link_entry(std::uint32_t node_unit, Link key_link, std::uint32_t chunk_unit,
+                           std::uint32_t place, std::uint32_t* pending) {
+  if (!owns(key_link, is_key)) return false;
+  KeyRecord& key = tables_.key(key_link.unit());
+  const Link record_link(key.head.load(std::memory_order_relaxed));
+  if (!owns(record_link, is_record)) return false;
+  const NodeRecord& home = tables_.node(node_unit);
+  const Link node_link(home.cell.generation.load(std::memory_order_relaxed), node_unit);
+  if (key.node.load(std::memory_order_relaxed) != node_link.raw) return false;
+  VersionRecord& record = tables_.record(record_link.unit());
+  RecordShape shape = RecordShape::unpack(record.shape.load(std::memory_order_relaxed));
+  shape.place = static_cast<std::uint16_t>(place);
+  record.shape.store(shape.pack(), std::memory_order_release);
+  record.chunk.store(chunk_unit, std::memory_order_release);
+  record.prev.store(0, std::memory_order_release);
+  record.version.store(0, std::memory_order_release);  // as old as the node it lies in
+  record.died_at.store(0, std::memory_order_release);
+  tables_.cells.link(record_link.unit());
+  const Link value(record.value[0].load(std::memory_order_relaxed));
+  if (holds_block(shape.kind)) {
+    if (!owns(value, is_block)) return false;
+    tables_.cells.link(value.unit());
+  } else if (shape.kind == ValueKind::kNode) {
+    if (!owns(value, [](std::uint8_t c) { return c == kNode; })) return false;
+    tables_.cells.link(value.unit());
+    NodeRecord& child = tables_.node(value.unit());
+    child.parent.store(key_link.raw, std::memory_order_release);
+    child.dead_next.store(*pending, std::memory_order_release);
+    *pending = value.unit();
+  } else if (shape.kind == ValueKind{} ||
+             static_cast<std::uint8_t>(shape.kind) > kLastValueKind) {
+    return false;
+  }
+  key.retained_next.store(0, std::memory_order_release);
+  tables_.cells.link(key_link.unit());
+  tables_.index.insert(key_link);
+  return true;
+}
+
+Committer::Applied Committer::apply(wire::Operation::Reader operation, std::uint64_t* winner) {
+  const Link node_link(operation.getNode());
+  const auto* node = tables_.space.cell<NodeRecord>(node_link);
+  *winner = 0;
+  if (node == nullptr) return Applied::kBad;
+  if (node->cell.generation.load(std::memory_order_relaxed) != node_link.generation()) {
+    return Applied::kConflict;  // the node is gone
+  }
+  Applied applied = Applied::kBad;
+  if (operation.getKind() == wire::Operation::Kind::INSERT) {
+    applied = insert(node_link.unit(), operation, winner);
+  } else {
+    const Link key_link(operation.getKey());
+    const auto* key = tables_.space.cell<KeyRecord>(key_link);
+    if (key == nullptr) return Applied::kBad;
+    if (key->cell.generation.load(std::memory_order_relaxed) != key_link.generation()) {
+      return Applied::kConflict;  // deleted, and its record reclaimed
+    }
+    if (key->node.load(std::memory_order_relaxed) != node_link.raw) return Applied::kBad;
+    if (operation.getKind() == wire::Operation::Kind::DELETE) {
+      applied = remove(node_link.unit(), key_link.unit(), winner);
+    } else {
+      applied = replace(node_link.unit(), key_link.unit(), Link(operation.getRecord()),
+                        usable_spare(Link(operation.getSpareChunk())), operation.getMoved(), winner);
+    }
+  }
+  if (applied == Applied::kDone) raise_below(node_link.unit());
+  return applied;
+}
+
+void Committer::note_write(std::uint32_t key_unit) {
+  Header& header = tables_.header();
+  const std::uint64_t position = header.ring_next.load(std::memory_order_relaxed);
+  CommittedWrite& entry = header.ring[position % kCommitRing];
+  // Readers of the ring skip entries above the clock, so these need no undo; the position does.
+  entry.version.store(version_, std::memory_order_release);
+  entry.key.store(Link(tables_.key(key_unit).cell.generation.load(std::memory_order_relaxed),
+                       key_unit)
+                      .raw,
+                  std::memory_order_release);
+  tables_.journal.set(header.ring_next, position + 1);
+}
+
+Committer::Applied Committer::replace(std::uint32_t node_unit, std::uint32_t key_unit,
+                                      Link record_link, std::uint32_t spare, bool moved,
+                                      std::uint64_t* winner) {
+  if (changed_since(key_unit, winner)) return Applied::kConflict;
+  if (!owns(record_link, is_record)) return Applied::kBad;
+  KeyRecord& key = tables_.key(key_unit);
+  const Link key_link(key.cell.generation.load(std::memory_order_relaxed), key_unit);
+  VersionRecord& record = tables_.record(record_link.unit());
+  const Link head(key.head.load(std::memory_order_relaxed));
+  VersionRecord* old = head ? &tables_.record(head.unit()) : nullptr;
+  record.prev.store(head.raw, std::memory_order_release);
+  const bool alive = old != nullptr && old->died_at.load(std::memory_order_relaxed) == 0;
+  if (alive) {
+    tables_.journal.set(old->died_at, version_);
+    superseded(*old);
+  }
+  if (alive && !moved) {
+    RecordShape shape = RecordShape::unpack(record.shape.load(std::memory_order_relaxed));
+    shape.place = RecordShape::unpack(old->shape.load(std::memory_order_relaxed)).place;
+    record.shape.store(shape.pack(), std::memory_order_release);
+    record.chunk.store(old->chunk.load(std::memory_order_relaxed), std::memory_order_release);
+  } else {
+    // Deleted before: this is a new incarnation, at the end of the order.
+    if (!tables_.append_place(node_unit, key_link, record, spare)) return Applied::kBad;
+    NodeRecord& node = tables_.node(node_unit);
+    tables_.journal.set(node.structure_version, version_);
+    if (!alive) tables_.journal.set(node.count, node.count.load(std::memory_order_relaxed) + 1);
+  }
+  if (!link_record(record_link, key_link, version_)) return Applied::kBad;
+  tables_.journal.set(key.head, record_link.raw);
+  if (old != nullptr) tables_.retain(key_unit);
+  note_write(key_unit);
+  return Applied::kDone;
+}
+
+Committer::Applied Committer::insert(std::uint32_t node_unit, wire::Operation::Reader operation,
+                                     std::uint64_t* winner) {
+  const Link key_link(operation.getNewKey());
+  const Link record_link(operation.getRecord());
+  const std::uint32_t spare = usable_spare(Link(operation.getSpareChunk()));
+  if (!owns(key_link, is_key) || !owns(record_link, is_record)) return Applied::kBad;
+  KeyRecord& key = tables_.key(key_link.unit());
+  const KeyShape shape = KeyShape::unpack(key.shape.load(std::memory_order_relaxed));
+  const std::uint32_t cell_bytes =
+      kCellBytes[locate_cell(tables_.space, key_link.unit())->cell_class()];
+  if (shape.compared == 0 || shape.compared > shape.size ||
+      shape.size > cell_bytes - kKeyFixedBytes) {
+    return Applied::kBad;
+  }
+  const KeyView view(reinterpret_cast<const char*>(&key.key[0]), shape.size, shape.compared);
+  const std::uint64_t seed = tables_.header().hash_seed.load(std::memory_order_relaxed);
+  const std::uint64_t hash = hash_key(seed, operation.getNode(), view);
+  if (const std::uint32_t known = tables_.index.find(operation.getNode(), view, hash);
+      known != 0) {
+    const Link head(tables_.key(known).head.load(std::memory_order_relaxed));
+    if (head && tables_.record(head.unit()).died_at.load(std::memory_order_relaxed) == 0) {
+      *winner = tables_.record(head.unit()).version.load(std::memory_order_relaxed);
+      return Applied::kConflict;  // somebody else inserted it since
+    }
+    return replace(node_unit, known, record_link, spare, /*moved=*/false, winner);
+  }
+  VersionRecord& record = tables_.record(record_link.unit());
+  record.prev.store(0, std::memory_order_release);
+  key.node.store(operation.getNode(), std::memory_order_release);
+  key.sort.store(key_sort(hash), std::memory_order_release);
+  key.head.store(record_link.raw, std::memory_order_release);
+  key.retained_next.store(0, std::memory_order_release);
+  if (!tables_.append_place(node_unit, key_link, record, spare)) return Applied::kBad;
+  if (!link_record(record_link, key_link, version_)) return Applied::kBad;
+  tables_.cells.link(key_link.unit());
+  tables_.index.insert(key_link);
+  NodeRecord& node = tables_.node(node_unit);
+  tables_.journal.set(node.structure_version, version_);
+  tables_.journal.set(node.count, node.count.load(std::memory_order_relaxed) + 1);
+  note_write(key_link.unit());
+  return Applied::kDone;
+}
+
+Committer::Applied Committer::remove(std::uint32_t node_unit, std::uint32_t key_unit,
+                                     std::uint64_t* winner) {
+  if (changed_since(key_unit, winner)) return Applied::kConflict;
+  const Link head(tables_.key(key_unit).head.load(std::memory_order_relaxed));
+  if (!head) return Applied::kConflict;
+  VersionRecord& record = tables_.record(head.unit());
+  if (record.died_at.load(std::memory_order_relaxed) != 0) return Applied::kConflict;
+  tables_.journal.set(record.died_at, version_);
+  superseded(record);
+  NodeRecord& node = tables_.node(node_unit);
+  tables_.journal.set(node.structure_version, version_);
+  tables_.journal.set(node.count, node.count.load(std::memory_order_relaxed) - 1);
+  tables_.retain(key_unit);
+  note_write(key_unit);
+  return Applied::kDone;
+}
+
+}  // namespace theus::shm

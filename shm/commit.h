@@ -1,0 +1,67 @@
+// Deciding one delta: check everything it rests on, apply it in one journalled step, store the
+// clock. Lock held.
+//
+// Order, and what a death there leaves: `assigned` (repair clears it) - journal entries and words
+// (repair restores them) - clock (the commit) - answer (repair finishes it from `assigned`) -
+// `assigned` cleared. Readers see nothing of it before the clock: every record that it links has a
+// version above theirs, every death a date above it.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "shm/delta.capnp.h"
+#include "shm/tables.h"
+
+namespace theus::shm {
+
+struct Decision {
+  Outcome outcome = Outcome::kNone;
+  std::uint64_t version = 0;  // committed, or the winner's where it is known
+  std::uint32_t index = 0;    // of a conflict: checks, then absences, then operations
+};
+
+class Committer {
+ public:
+  explicit Committer(Tables& tables) : tables_(tables) {}
+
+  // Decides the delta in `slot`'s submission area and, if it commits, publishes it. Never throws.
+  Decision decide(std::uint32_t slot) noexcept;
+
+  // True once after a commit superseded a block of whole extents: memory worth having back soon.
+  bool take_urgent() { return std::exchange(urgent_, false); }
+
+ private:
+  enum class Applied : std::uint8_t { kDone, kConflict, kBad };
+
+  Decision decide_message(std::uint32_t slot, wire::Delta::Reader delta);
+  bool check(wire::Check::Reader check, std::uint64_t snapshot, std::uint64_t* winner);
+  bool check_absence(wire::Absence::Reader absence, std::uint64_t* winner);
+  Applied apply(wire::Operation::Reader operation, std::uint64_t* winner);
+  Applied replace(std::uint32_t node_unit, std::uint32_t key_unit, Link record, std::uint32_t spare,
+                  bool moved, std::uint64_t* winner);
+  Applied insert(std::uint32_t node_unit, wire::Operation::Reader operation,
+                 std::uint64_t* winner);
+  Applied remove(std::uint32_t node_unit, std::uint32_t key_unit, std::uint64_t* winner);
+  bool changed_since(std::uint32_t key_unit, std::uint64_t* winner) const;
+
+  // True if `link` names a cell that this delta's worker has filled and not yet given away.
+  bool owns(Link link, bool (*fits)(std::uint8_t cell_class)) const;
+  std::uint32_t usable_spare(Link chunk) const;
+  bool link_record(Link record, Link key_link, std::uint64_t version);
+  bool link_tree(Link node, Link bound_to);
+  bool link_entry(std::uint32_t node_unit, Link key_link, std::uint32_t chunk_unit,
+                  std::uint32_t place, std::uint32_t* pending);
+  void raise_below(std::uint32_t node_unit);
+  void note_write(std::uint32_t key_unit);
+  void superseded(const VersionRecord& record);
+
+  Tables& tables_;
+  // The delta under work.
+  std::uint32_t slot_ = 0;
+  std::uint64_t snapshot_ = 0;
+  std::uint64_t version_ = 0;
+  bool urgent_ = false;
+};
+
+}  // namespace theus::shm

@@ -1,0 +1,48 @@
+// Reclamation: versions that no pin can see go, and what hung from them.
+//
+// A record may go when it has died at or below the scan's clock and no snapshot pin lies in
+// [version, died_at), and no held view pins its block. Keys with superseded versions stand in the
+// retained queue; nodes whose binding has gone stand in the dead queue. Each call takes a bounded
+// number of them, in journalled steps of their own (kNoVersion): a death in the middle of a step
+// undoes that step, and the queues still name what is left. What is still pinned goes to the end
+// of its queue, so that one old pin does not keep everything behind it.
+//
+// Lock held.
+#pragma once
+
+#include <cstdint>
+
+#include "shm/pins.h"
+#include "shm/tables.h"
+
+namespace theus::shm {
+
+class Reclaimer {
+ public:
+  explicit Reclaimer(Tables& tables) : tables_(tables) {}
+
+  // Scans the pins and handles at most `records_max` records. True if a further call now would find
+  // something that can go.
+  bool run(std::uint32_t records_max);
+
+  const PinScan& scan() const { return scan_; }
+
+ private:
+  struct Pruned {
+    std::uint32_t freed = 0;
+    std::uint32_t kept = 0;      // superseded, but pinned
+    bool unfinished = false;     // stopped by the budget
+  };
+  Pruned prune_chain(std::uint32_t key_unit, std::uint32_t records_max);
+  bool removable(const VersionRecord& record) const;
+  void release_record(std::uint32_t unit);
+  void step_retained();
+  bool step_dead();
+
+  Tables& tables_;
+  PinScan scan_;
+  std::uint32_t budget_ = 0;
+  bool progress_ = false;
+};
+
+}  // namespace theus::shm

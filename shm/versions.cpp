@@ -1,0 +1,61 @@
+#include "shm/versions.h"
+
+namespace theus::shm {
+namespace {
+
+// Longer than any chain that pins and the reclaimer's pace allow.
+constexpr std::uint64_t kChainMax = 1ull << 24;
+
+// False: the cell is not (or no longer) the one that `link` names.
+bool read_record(const Space& space, Link link, SeenRecord* seen, Link* prev) {
+  const auto* record = space.cell<VersionRecord>(link);
+  if (record == nullptr) return false;
+  seen->link = link;
+  seen->record = record;
+  seen->version = record->version.load(std::memory_order_acquire);
+  seen->died_at = record->died_at.load(std::memory_order_acquire);
+  seen->chunk = record->chunk.load(std::memory_order_acquire);
+  seen->shape = RecordShape::unpack(record->shape.load(std::memory_order_acquire));
+  seen->value = record->value[0].load(std::memory_order_acquire);
+  *prev = Link(record->prev.load(std::memory_order_acquire));
+  return record->cell.generation.load(std::memory_order_acquire) == link.generation();
+}
+
+}  // namespace
+
+Seen visible_at(const Space& space, Link head, std::uint64_t version, SeenRecord* seen) {
+  Link at = head;
+  for (std::uint64_t hop = 0; hop < kChainMax; ++hop) {
+    if (!at) return Seen::kAbsent;
+    Link prev;
+    if (!read_record(space, at, seen, &prev)) return Seen::kAgain;
+    if (seen->version <= version) {
+      const bool alive = seen->died_at == 0 || seen->died_at > version;
+      return alive ? Seen::kVisible : Seen::kAbsent;
+    }
+    at = prev;
+  }
+  return Seen::kAgain;
+}
+
+Seen newest(const Space& space, Link head, SeenRecord* seen) {
+  if (!head) return Seen::kAbsent;
+  Link prev;
+  return read_record(space, head, seen, &prev) ? Seen::kVisible : Seen::kAgain;
+}
+
+bool read_place(const Space& space, Link link, std::uint32_t place, SeenPlace* seen) {
+  const auto* chunk = space.cell<OrderChunk>(link);
+  if (chunk == nullptr) return false;
+  seen->shape = ChunkShape::unpack(chunk->shape.load(std::memory_order_acquire));
+  seen->next_chunk = Link(chunk->next.load(std::memory_order_acquire));
+  seen->key = Link();
+  constexpr std::uint32_t kPlacesMax = chunk_capacity(kChunk256);
+  if (place < seen->shape.used && place < kPlacesMax &&
+      space.at(link.offset(), kChunkFixedBytes + (place + 1) * sizeof(Word)) != nullptr) {
+    seen->key = Link(chunk->place[place].load(std::memory_order_acquire));
+  }
+  return chunk->cell.generation.load(std::memory_order_acquire) == link.generation();
+}
+
+}  // namespace theus::shm

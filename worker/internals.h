@@ -1,0 +1,60 @@
+// What a Session is made of. Included by worker/*.cpp only.
+#pragma once
+
+#include <mutex>
+#include <vector>
+
+#include "shm/arbiter.h"
+#include "shm/pins.h"
+#include "worker/session.h"
+#include "worker/stock.h"
+
+namespace theus::worker {
+
+// A word that reads 1 in the process that made it and 0 in every child forked from it.
+class ForkGuard {
+ public:
+  ForkGuard();
+  ~ForkGuard();
+  ForkGuard(const ForkGuard&) = delete;
+  ForkGuard& operator=(const ForkGuard&) = delete;
+  bool forked() const { return *word_ == 0; }
+
+ private:
+  volatile std::uint32_t* word_;
+};
+
+struct Session::Internals {
+  Internals(Attachment made, shm::Access access);
+  ~Internals();
+
+  // One pin serves every snapshot of this process that reads the same version.
+  struct SharedPin {
+    std::uint64_t version = 0;
+    std::uint32_t users = 0;
+  };
+  std::uint32_t take_pin(std::uint64_t* version);  // throws Error: none left
+  void release_pin(std::uint32_t pin);
+
+  // Takes the arbitration lock, however long it takes a stuck owner to be removed. Throws
+  // CoordinatorLost if nobody removes it.
+  void lock();
+
+  Attachment attachment;
+  shm::Space space;
+  shm::Arbiter arbiter;
+  shm::Pins pins;
+  shm::SlotRecord* slot_record;    // readable address: written by the lock owner
+  shm::Desk* desk;
+  Stock stock;
+  ForkGuard fork_guard;
+  std::vector<SharedPin> shared_pins;
+  std::uint32_t newest_pin = 0;
+  std::uint64_t sequence;          // of the newest submission
+  std::mutex submission_mutex;     // one submission at a time from this process
+  std::mutex block_pin_mutex;
+  std::vector<std::uint32_t> free_block_pins;
+  std::uint32_t block_pins_high = 0;
+};
+
+}  // namespace theus::worker

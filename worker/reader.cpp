@@ -1,0 +1,197 @@
+#include "worker/reader.h"
+
+namespace theus::worker {
+
+using shm::KeyRecord;
+using shm::Link;
+using shm::NodeRecord;
+using shm::Seen;
+using shm::SeenPlace;
+using shm::SeenRecord;
+using shm::Space;
+using shm::ValueKind;
+
+namespace {
+
+// A change under the reader's feet sends it back; this many times in a row is no accident.
+constexpr std::uint32_t kRestartsMax = 1u << 20;
+
+[[noreturn]] void damaged(const char* what) {
+  throw Error(std::string("shared memory is damaged: ") + what +
+              "; restart the coordinator and every worker");
+}
+
+}  // namespace
+
+KeyView key_of(const KeyRecord& record) {
+  const shm::KeyShape shape =
+      shm::KeyShape::unpack(record.shape.load(std::memory_order_acquire));
+  return KeyView(reinterpret_cast<const char*>(&record.key[0]), shape.size, shape.compared);
+}
+
+Found lookup(const Space& space, std::uint64_t node, KeyView key, std::uint64_t hash,
+             std::uint64_t version) {
+  for (std::uint32_t restart = 0; restart < kRestartsMax; ++restart) {
+    const shm::FoundKey found = shm::find_key(space, node, key, hash);
+    Found result;
+    if (found.record == nullptr) return result;
+    result.key = found.record;
+    result.key_link = found.link;
+    const Link head(found.record->head.load(std::memory_order_acquire));
+    // The head is this key's only if the cell is still this key's.
+    if (found.record->cell.generation.load(std::memory_order_acquire) !=
+        found.link.generation()) {
+      continue;
+    }
+    const Seen seen = shm::visible_at(space, head, version, &result.seen);
+    if (seen == Seen::kAgain) continue;
+    result.visible = seen == Seen::kVisible;
+    return result;
+  }
+  damaged("a key's versions do not settle");
+}
+
+Value value_of(const Space& space, const SeenRecord& seen) {
+  Value value;
+  value.record = seen.link.raw;
+  auto inline_bytes = [&](Value::Kind kind, std::uint32_t most) {
+    if (seen.shape.length > most) damaged("a record's inline length");
+    value.kind = kind;
+    value.data = reinterpret_cast<const char*>(&seen.record->value[0]);
+    value.size = seen.shape.length;
+  };
+  auto in_block = [&](Value::Kind kind) {
+    const Link link(seen.value);
+    const auto* block = space.cell<shm::Block>(link);
+    if (block == nullptr) damaged("a record's block lies outside");
+    const std::uint64_t shape = block->shape.load(std::memory_order_acquire);
+    value.size = shape & ((1ull << 56) - 1);
+    const std::byte* data = space.at(link.offset() + (shape >> 56), value.size);
+    if (data == nullptr) damaged("a block's length");
+    value.kind = kind;
+    value.data = reinterpret_cast<const char*>(data);
+    value.block = link.raw;
+  };
+  switch (seen.shape.kind) {
+    case ValueKind::kNone:
+      value.kind = Value::Kind::kNone;
+      return value;
+    case ValueKind::kFalse:
+      value.kind = Value::Kind::kFalse;
+      return value;
+    case ValueKind::kTrue:
+      value.kind = Value::Kind::kTrue;
+      return value;
+    case ValueKind::kInt:
+      value.kind = Value::Kind::kInt;
+      value.integer = static_cast<std::int64_t>(seen.value);
+      return value;
+    case ValueKind::kFloat:
+      value.kind = Value::Kind::kFloat;
+      value.real = __builtin_bit_cast(double, seen.value);
+      return value;
+    case ValueKind::kStr:
+      inline_bytes(Value::Kind::kStr, shm::kWideInlineBytes);
+      return value;
+    case ValueKind::kBytes:
+      inline_bytes(Value::Kind::kBytes, shm::kWideInlineBytes);
+      return value;
+    case ValueKind::kNode:
+      value.kind = Value::Kind::kMapping;
+      value.node = seen.value;
+      return value;
+    case ValueKind::kBlock:
+      in_block(Value::Kind::kLeaf);
+      return value;
+    case ValueKind::kStrBlock:
+      in_block(Value::Kind::kStr);
+      return value;
+    case ValueKind::kBytesBlock:
+      in_block(Value::Kind::kBytes);
+      return value;
+  }
+  damaged("a record of unknown kind");
+}
+
+bool next_entry(const Space& space, std::uint64_t version, Snapshot::Cursor& cursor,
+                Found* found) {
+  // The cursor rests on a chunk that holds an entry visible at `version` (or is at the start): the
+  // pin keeps that entry, so the chunk stays what it is. Chunks between may go while we pass them;
+  // then the walk goes on from the resting place again.
+  for (std::uint32_t restart = 0; restart < kRestartsMax && !cursor.done; ++restart) {
+    Link chunk(cursor.chunk);
+    std::uint32_t place = cursor.place;
+    if (!chunk) {
+      const auto* node = space.cell<NodeRecord>(Link(cursor.node));
+      if (node == nullptr) damaged("a mapping node lies outside");
+      chunk = Link(node->first_chunk.load(std::memory_order_acquire));
+      place = 0;
+    }
+    bool again = false;
+    while (chunk && !again) {
+      SeenPlace seen;
+      if (!shm::read_place(space, chunk, place, &seen)) {
+        again = true;
+        break;
+      }
+      if (place >= seen.shape.used) {
+        chunk = seen.next_chunk;
+        place = 0;
+        continue;
+      }
+      if (!seen.key) {
+        ++place;
+        continue;
+      }
+      const auto* key = space.cell<KeyRecord>(seen.key);
+      if (key == nullptr) damaged("an order chunk names no key");
+      const Link head(key->head.load(std::memory_order_acquire));
+      if (key->cell.generation.load(std::memory_order_acquire) != seen.key.generation()) {
+        again = true;  // the key has gone since the place was read
+        break;
+      }
+      SeenRecord record;
+      const Seen how = shm::visible_at(space, head, version, &record);
+      if (how == Seen::kAgain) {
+        again = true;
+        break;
+      }
+      if (how == Seen::kVisible && record.chunk == chunk.unit() && record.shape.place == place) {
+        found->key = key;
+        found->key_link = seen.key;
+        found->visible = true;
+        found->seen = record;
+        cursor.chunk = chunk.raw;
+        cursor.place = place + 1;
+        return true;
+      }
+      ++place;
+    }
+    if (!again) cursor.done = true;
+  }
+  if (!cursor.done) damaged("the order of a mapping does not settle");
+  return false;
+}
+
+std::uint64_t count_entries(const Space& space, std::uint64_t node_id, std::uint64_t version) {
+  const auto* node = space.cell<NodeRecord>(Link(node_id));
+  if (node == nullptr) damaged("a mapping node lies outside");
+  // The count belongs to the newest version; it is ours if nothing came or went since. Read before
+  // structure_version, which is stored first. The epoch tells that no undo came between: then the
+  // count may have been one that never came to be.
+  const shm::Header& header = space.header();
+  const std::uint32_t epoch = header.undo_epoch.load(std::memory_order_acquire);
+  const std::uint64_t count = node->count.load(std::memory_order_acquire);
+  const std::uint64_t structure = node->structure_version.load(std::memory_order_acquire);
+  if (structure <= version && header.undo_epoch.load(std::memory_order_acquire) == epoch) {
+    return count;
+  }
+  Snapshot::Cursor cursor;
+  cursor.node = node_id;
+  std::uint64_t counted = 0;
+  Found found;
+  while (next_entry(space, version, cursor, &found)) ++counted;
+  return counted;
+}
+
+}  // namespace theus::worker

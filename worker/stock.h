@@ -1,0 +1,53 @@
+// The cells that this process owns and may fill: taken without any lock, bought in whole extents.
+//
+// A cell that the stock gives out is *held* (layout.h) until it is submitted and linked, or given
+// back. After the answer to a submission, what is still held was not used.
+//
+// Thread safety: none; calls are serialized by the session's user.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "shm/arbiter.h"
+#include "shm/cell_class.h"
+#include "shm/space.h"
+
+namespace theus::worker {
+
+class Stock {
+ public:
+  // `lock`: takes the arbitration lock (the stock releases it through the arbiter).
+  Stock(const shm::Space& space, shm::Arbiter& arbiter, std::function<void()> lock);
+
+  // A free cell of the class, its generation already raised: fill it, then link to it with what is
+  // returned. Throws CapacityError when the state is full and nothing can be reclaimed.
+  shm::Link take(std::uint8_t cell_class);
+  // A run of extents with room for `bytes` bytes. As take().
+  shm::Link take_run(std::uint64_t bytes);
+
+  // True if the cell was not used by the delta it was prepared for.
+  bool held(shm::Link cell) const;
+  // Takes a held cell back.
+  void give_back(shm::Link cell, std::uint8_t cell_class);
+
+  // Makes the index directory large enough for `keys` more keys, as far as memory allows.
+  void grow_index(std::uint64_t keys);
+
+ private:
+  void refill(std::uint8_t cell_class);
+  std::uint64_t grant(std::uint32_t length, std::uint8_t cell_class);
+  bool try_grant(std::uint32_t length, std::uint8_t cell_class, std::uint64_t* extent,
+                 std::string* why);
+  void add_extent(std::uint64_t extent, std::uint8_t cell_class);
+  shm::Link hold(std::uint32_t unit);
+
+  const shm::Space& space_;
+  shm::Arbiter& arbiter_;
+  std::function<void()> lock_;
+  std::array<std::vector<std::uint32_t>, shm::kCellClassCount> free_;
+};
+
+}  // namespace theus::worker

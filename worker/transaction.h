@@ -1,0 +1,234 @@
+// What one process does with the shared state: Snapshot reads one version, Transaction also writes.
+//
+// Thread safety: none of these is safe to use from two threads at once; different objects of one
+// Session may be used by different threads if the caller serializes the calls (the Python binding
+// does so with the GIL). Only Transaction::commit and Session::attach may block.
+//
+// Lifetime: every pointer that a Transaction hands out (Mapping*, Entry*, bytes of a Value) lives
+// until commit() or rollback() returns. Bytes of a Value from a Snapshot live as long as its pin;
+// to keep a block's bytes longer, pin the block (Session::pin_block) before the snapshot closes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "shm/key.h"
+#include "shm/link.h"
+#include "worker/session.h"
+
+namespace theus::worker {
+
+using shm::KeyView;
+
+// A value as read. Trivially copyable; owns nothing.
+struct Value {
+  enum class Kind : std::uint8_t {
+    kAbsent,
+    kNone,
+    kFalse,
+    kTrue,
+    kInt,      // integer
+    kFloat,    // real
+    kStr,      // bytes: UTF-8
+    kBytes,    // bytes
+    kLeaf,     // bytes: an encoded leaf (the encoding is the binding's)
+    kMapping,  // node, or (in a transaction) the Mapping of the entry
+  };
+  Kind kind = Kind::kAbsent;
+  union {
+    std::int64_t integer = 0;
+    double real;
+    std::uint64_t node;  // raw Link: the node's id
+  };
+  const char* data = nullptr;  // kStr, kBytes, kLeaf
+  std::uint64_t size = 0;      // bytes
+  std::uint64_t record = 0;    // raw Link of the version record: the same value as long as it is
+                               // the same number, so a key for caches; 0: this transaction's own
+  std::uint64_t block = 0;     // raw Link of the block that `data` lies in; 0: inline
+
+  std::string_view bytes() const { return {data, size}; }
+};
+
+// A version, pinned. Reads take no lock, are never aborted and are part of no read set.
+class Snapshot {
+ public:
+  // Pins the newest version; O(1). Throws Error when the process has no pin left.
+  explicit Snapshot(Session& session);
+  ~Snapshot();
+  Snapshot(const Snapshot&) = delete;
+  Snapshot& operator=(const Snapshot&) = delete;
+  // Releases the pin; later calls throw Error. Idempotent.
+  void close();
+
+  std::uint64_t version() const { return version_; }
+  std::uint64_t root() const;                            // node id
+  Value find(std::uint64_t node, KeyView key) const;     // kAbsent when there is none
+  std::uint64_t size(std::uint64_t node) const;          // entries
+  // The newest version in which something at or below `node` changed, or kUnknownVersion when it
+  // has changed since this snapshot. Equal numbers: the whole subtree is the same (for caches).
+  std::uint64_t subtree_version(std::uint64_t node) const;
+  static constexpr std::uint64_t kUnknownVersion = ~std::uint64_t{0};
+
+  // Iteration in insertion order. `key` bytes live as long as the snapshot.
+  struct Cursor {
+    std::uint64_t node = 0;
+    std::uint64_t chunk = 0;
+    std::uint32_t place = 0;
+    bool done = false;
+  };
+  Cursor iterate(std::uint64_t node) const;
+  bool next(Cursor& cursor, KeyView* key, Value* value) const;  // false: the end
+
+ private:
+  friend class Transaction;
+  Session* session_;
+  std::uint64_t version_ = 0;
+  std::uint32_t pin_ = 0;
+  bool open_ = false;
+};
+
+enum class Isolation : std::uint8_t { kSerializable, kSnapshot };
+
+class Transaction;
+struct Mapping;
+
+// One key that a transaction has looked up or written.
+struct Entry {
+  Mapping* mapping = nullptr;     // the mapping node it lies in
+  KeyView key;                    // as first spelled (state's spelling if it existed)
+  std::uint64_t hash = 0;
+  // As the snapshot has it: raw Links, 0 when absent there.
+  std::uint64_t key_link = 0;
+  std::uint64_t record_link = 0;
+  std::uint64_t seen_version = 0;  // version field of that record
+  Value value;                     // current: own write if there is one, else the snapshot's
+  Mapping* child = nullptr;        // of a kMapping value, made when first descended into
+  bool read = false;               // in the read set
+  bool presence_read = false;      // only whether it is there is in the read set
+  bool written = false;            // put or deleted by this transaction
+  void* user = nullptr;            // the binding's: shadow, decoded object; freed by its hook
+  // implementation
+  Entry* next_new = nullptr;       // order of those inserted by this transaction
+  Entry* prev_new = nullptr;
+  bool in_new = false;
+  bool moved = false;              // deleted and put again: stands at the end of the order
+  bool listed = false;             // in the list of written entries
+  bool present_in_snapshot = false;
+};
+
+// One mapping node as this transaction sees it.
+struct Mapping {
+  Entry* bound_at = nullptr;      // nullptr: the root
+  std::uint64_t node = 0;         // raw Link in the snapshot; 0: new in this transaction
+  std::uint32_t resizes = 0;      // inserts and deletes made by this transaction (iteration guard)
+  bool detached = false;          // replaced or deleted by this transaction
+  // implementation
+  bool read_structure = false;
+  bool read_emptiness = false;
+  bool seen_empty = false;
+  std::int64_t size_change = 0;
+  Entry* first_new = nullptr;     // entries inserted by this transaction, in order
+  Entry* last_new = nullptr;
+  std::uint32_t spares = 0;       // used while a delta is built
+  std::uint64_t spare = 0;
+};
+
+struct CommitResult {
+  enum class Status : std::uint8_t { kCommitted, kReadOnly, kConflict };
+  Status status = Status::kCommitted;
+  std::uint64_t version = 0;         // committed version; for kReadOnly the snapshot's
+  const Entry* conflict = nullptr;   // the entry that had changed (its path names the conflict)
+  const Mapping* conflict_mapping = nullptr;  // or the mapping whose set of keys had changed
+  std::uint64_t winner_version = 0;
+  std::uint32_t winner_pid = 0;      // 0: no longer known
+};
+
+class Transaction {
+ public:
+  explicit Transaction(Session& session);
+  ~Transaction();  // rolls back if open
+  Transaction(const Transaction&) = delete;
+  Transaction& operator=(const Transaction&) = delete;
+
+  // Pins the newest version and starts. Reusable: begin() may follow commit() or rollback(); what
+  // was allocated is kept for the next use.
+  void begin(Isolation isolation);
+  bool open() const;
+  std::uint64_t snapshot_version() const;
+  Mapping* root();
+
+  // The entry of `key`, looked up once per transaction; its value may be kAbsent. Does not enter
+  // the read set by itself: call read() on it when the program has seen the value (or its
+  // absence). The bindings of the mappings on the way are validated in any case.
+  Entry* entry(Mapping* mapping, KeyView key);
+  const Value& read(Entry* entry) {
+    entry->read = true;
+    return entry->value;
+  }
+  // The program has seen whether the key is there, but not its value: `key in mapping`.
+  bool contains(Entry* entry) {
+    entry->presence_read = true;
+    return entry->value.kind != Value::Kind::kAbsent;
+  }
+  // The mapping that a kMapping entry holds. Never null for such an entry.
+  Mapping* child(Entry* entry);
+
+  // Writes. The entry's mapping must not be detached (Error). Each replaces what the entry held.
+  void put_none(Entry* entry);
+  void put_bool(Entry* entry, bool value);
+  void put_int(Entry* entry, std::int64_t value);
+  void put_float(Entry* entry, double value);
+  void put_str(Entry* entry, std::string_view utf8);
+  void put_bytes(Entry* entry, std::string_view bytes);
+  Mapping* put_mapping(Entry* entry);            // a new, empty mapping node
+  // An encoded leaf of `size` bytes, encoded by the caller straight into the block that is
+  // returned: shared memory, private to this process until commit. `aligned`: at 64 bytes (for
+  // arrays); otherwise at 16, which saves 48 bytes. Throws CapacityError. The entry reads as that
+  // leaf at once: its value's data is the same memory at its read-only address.
+  char* put_leaf(Entry* entry, std::uint64_t size, bool aligned = true);
+  // True if there was something to delete. A deleted mapping is detached, with all below it.
+  bool erase(Entry* entry);
+  // All entries of `mapping`, in one operation.
+  void clear(Mapping* mapping);
+
+  // Enter the read set: the count, the emptiness.
+  std::uint64_t size(Mapping* mapping);
+  bool empty(Mapping* mapping);
+
+  // Iteration: own inserts come last, own deletes are skipped. The keys passed enter the read set
+  // as keys (not their values: call read() for that); reaching the end depends on the whole set.
+  // next() throws Error("changed size during iteration") after an insert or delete of this
+  // transaction in that mapping.
+  struct Cursor {
+    Mapping* mapping = nullptr;
+    Snapshot::Cursor shared;
+    Entry* pending = nullptr;
+    std::uint32_t resizes = 0;
+    std::uint8_t stage = 0;
+  };
+  Cursor iterate(Mapping* mapping);
+  Entry* next(Cursor& cursor);  // nullptr: the end
+
+  // True if commit() would submit something.
+  bool has_writes() const;
+
+  // Called for each entry whose `user` is not null, when the transaction ends.
+  using UserHook = void (*)(void* user);
+  void set_user_hook(UserHook hook);
+
+  // Submits. Blocks until decided; `waiting(true)` is called before it sleeps in the kernel and
+  // `waiting(false)` after (the binding lets go of the GIL there). Throws CapacityError (state
+  // intact, transaction rolled back), CoordinatorLost, CommitUnknown, Error; conflicts are a result, no exception.
+  // Afterwards the transaction is over, and the pointers in the result live until the next begin().
+  using WaitHook = void (*)(bool before, void* context);
+  CommitResult commit(WaitHook waiting = nullptr, void* context = nullptr);
+  void rollback();
+
+  struct State;  // worker/transaction_state.h
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace theus::worker

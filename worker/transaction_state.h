@@ -1,0 +1,81 @@
+// What a Transaction is made of. Included by worker/*.cpp only.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "shm/cell_class.h"
+#include "worker/arena.h"
+#include "worker/internals.h"
+#include "worker/transaction.h"
+
+namespace theus::worker {
+
+// Entries by hash, found again within one transaction. Open addressing; the hash of an entry
+// already includes its mapping.
+class EntryTable {
+ public:
+  Entry* find(std::uint64_t hash, const Mapping* mapping, KeyView key) const;
+  void insert(Entry* entry);
+  void clear();
+
+ private:
+  void grow();
+  std::vector<Entry*> slots_ = std::vector<Entry*>(16, nullptr);
+  std::size_t count_ = 0;
+};
+
+// A held cell of the running transaction.
+struct HeldCell {
+  shm::Link link;
+  std::uint8_t cell_class;
+};
+
+struct Transaction::State {
+  explicit State(Session& its_session) : session(its_session), in(its_session.internals()) {}
+
+  Session& session;
+  Session::Internals& in;
+  Isolation isolation = Isolation::kSerializable;
+  bool open = false;
+  std::uint64_t version = 0;
+  std::uint32_t pin = 0;
+  std::uint64_t hash_seed = 0;
+
+  Arena arena;
+  EntryTable table;
+  std::vector<Entry*> entries;
+  std::vector<Entry*> written;
+  std::vector<Mapping*> mappings;
+  Mapping* root = nullptr;
+  std::vector<HeldCell> held;
+  UserHook user_hook = nullptr;
+  WaitHook wait_hook = nullptr;
+  void* wait_context = nullptr;
+
+  void require_open() const;
+  Mapping* new_mapping(Entry* bound_at, std::uint64_t node);
+  Entry* make_entry(Mapping* mapping, KeyView key, std::uint64_t hash);
+  void adopt_found(Entry* entry, const struct Found& found);
+  Entry* entry_of(Mapping* mapping, const struct Found& found);
+  // Makes `entry` hold something new: detaches what it held. Throws Error where writing is wrong.
+  void begin_write(Entry* entry);
+  void finish_put(Entry* entry, Value value);
+  void unlink_new(Entry* entry);
+  bool attached(const Mapping* mapping) const;
+
+  // Held cells.
+  shm::Link take(std::uint8_t cell_class);
+  // A block for `bytes` payload bytes; *data is its writable address, *readable the other one.
+  shm::Link take_block(std::uint64_t bytes, bool aligned, char** data, const char** readable);
+  void put_raw(Entry* entry, Value::Kind kind, std::string_view bytes);
+  void give_back_held();
+
+  // Ending.
+  void finish();
+};
+
+// Builds the delta of a transaction in its desk (or a leased run) and submits it; see submit.cpp.
+CommitResult submit_transaction(Transaction::State& state);
+
+}  // namespace theus::worker
