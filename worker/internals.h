@@ -1,6 +1,7 @@
 // What a Session is made of. Included by worker/*.cpp only.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -25,7 +26,7 @@ class ForkGuard {
 };
 
 struct Session::Internals {
-  Internals(Attachment made, shm::Access access);
+  Internals(Attachment made, std::shared_ptr<const shm::Space> mapped);
   ~Internals();
 
   // One pin serves every snapshot of this process that reads the same version.
@@ -41,7 +42,8 @@ struct Session::Internals {
   void lock();
 
   Attachment attachment;
-  shm::Space space;
+  std::shared_ptr<const shm::Space> shared_space;
+  const shm::Space& space;
   shm::Arbiter arbiter;
   shm::Pins pins;
   shm::SlotRecord* slot_record;    // readable address: written by the lock owner

@@ -47,9 +47,10 @@ ForkGuard::~ForkGuard() {
   munmap(const_cast<std::uint32_t*>(word_), shm::kPageBytes);
 }
 
-Session::Internals::Internals(Attachment made, shm::Access access)
+Session::Internals::Internals(Attachment made, std::shared_ptr<const shm::Space> mapped)
     : attachment(std::move(made)),
-      space(attachment.segments, access),
+      shared_space(std::move(mapped)),
+      space(*shared_space),
       arbiter(space, attachment.slot),
       pins(space, attachment.slot),
       slot_record(&space.writable().slots[attachment.slot]),
@@ -123,8 +124,19 @@ void Session::Internals::lock() {
       "' has been held for 30 s and no coordinator has removed its holder; nothing was written");
 }
 
-Session::Session(Attachment attachment, shm::Access access)
-    : internals_(std::make_unique<Internals>(std::move(attachment), access)) {}
+Session::Session(Attachment attachment, std::shared_ptr<const shm::Space> space)
+    : internals_(std::make_unique<Internals>(std::move(attachment), std::move(space))) {}
+
+namespace {
+std::shared_ptr<const shm::Space> map_for_worker(const Attachment& attachment) {
+  return std::make_shared<const shm::Space>(attachment.segments, shm::Access::kWorker);
+}
+}  // namespace
+
+Session::Session(Attachment attachment) {
+  auto space = map_for_worker(attachment);
+  internals_ = std::make_unique<Internals>(std::move(attachment), std::move(space));
+}
 Session::~Session() = default;
 
 std::uint64_t Session::version() const {

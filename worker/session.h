@@ -43,7 +43,9 @@ struct Attachment {
 // unpin_block, which may be called from any thread at any time.
 class Session {
  public:
-  explicit Session(Attachment attachment, shm::Access access = shm::Access::kWorker);
+  explicit Session(Attachment attachment);
+  // Over a mapping that others of this process use, too: worker threads in tests.
+  Session(Attachment attachment, std::shared_ptr<const shm::Space> space);
   // Detaches: gives back slot and stock. Held block pins keep slot and mapping alive: then the
   // session stays behind, without a thread, until the last is released or the process ends.
   ~Session();

@@ -19,7 +19,6 @@ using Status = CommitResult::Status;
 class Conformance : public ::testing::TestWithParam<Kind> {
  protected:
   void SetUp() override {
-    if (GetParam() == Kind::kThreads) world.access = shm::Access::kOneView;
     session = world.attach();
   }
   void TearDown() override { session.reset(); }

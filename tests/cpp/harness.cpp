@@ -23,7 +23,7 @@ std::string name_of(Kind kind) { return kind == Kind::kThreads ? "Threads" : "Pr
 
 World::World(std::uint64_t capacity_bytes)
     : fds_(shm::create_segments(capacity_bytes)),
-      space_(std::make_unique<shm::Space>(fds_, shm::Access::kOneView)),
+      space_(std::make_shared<shm::Space>(fds_, shm::Access::kOneView)),
       arbiter_(std::make_unique<shm::Arbiter>(*space_, shm::kNoSlot)) {}
 
 World::~World() = default;
@@ -66,7 +66,7 @@ worker::Attachment World::attachment(std::uint32_t slot) {
 }
 
 std::unique_ptr<Session> World::attach() {
-  return std::make_unique<Session>(attachment(admit(getpid())), access);
+  return std::make_unique<Session>(attachment(admit(getpid())), space_);
 }
 
 int wait_for(pid_t pid) {
@@ -82,7 +82,7 @@ pid_t fork_worker(World& world, std::uint32_t slot, const std::function<void(Ses
   if (pid != 0) return pid;
   int status = 1;
   try {
-    Session session(world.attachment(slot), shm::Access::kWorker);
+    Session session(world.attachment(slot));
     body(session);
     status = ::testing::Test::HasFailure() ? 1 : 0;
   } catch (const std::exception& error) {
@@ -99,7 +99,7 @@ void run_workers(World& world, Kind kind, int count,
     std::vector<std::unique_ptr<Session>> sessions;
     for (int i = 0; i < count; ++i) {
       sessions.push_back(std::make_unique<Session>(world.attachment(world.admit(getpid())),
-                                                   shm::Access::kOneView));
+                                                   world.shared_space()));
     }
     for (int i = 0; i < count; ++i) {
       threads.emplace_back([&, i] {

@@ -27,9 +27,8 @@ class World {
   explicit World(std::uint64_t capacity_bytes = 64ull << 20);
   ~World();
 
-  // A session of this process (its own slot).
+  // A session of this process, with a slot of its own, on the mapping that all of them share.
   std::unique_ptr<worker::Session> attach();
-  shm::Access access = shm::Access::kWorker;
 
   // Admits a process by its pid; returns the slot.
   std::uint32_t admit(pid_t pid);
@@ -38,12 +37,13 @@ class World {
   void reclaim_all();
 
   shm::Space& space() { return *space_; }
+  std::shared_ptr<const shm::Space> shared_space() { return space_; }
   shm::Arbiter& arbiter() { return *arbiter_; }
   const shm::SegmentFds& fds() const { return fds_; }
 
  private:
   shm::SegmentFds fds_;
-  std::unique_ptr<shm::Space> space_;
+  std::shared_ptr<shm::Space> space_;
   std::unique_ptr<shm::Arbiter> arbiter_;
 };
 
