@@ -277,6 +277,10 @@ bool Arbiter::evict(std::uint32_t gone) {
   for (std::uint32_t i = 0; i < blocks; ++i) {
     desk.block_pins[i].store(0, std::memory_order_release);
   }
+  for (std::uint32_t i = 0; i < kRecordsPerReclaim; ++i) {
+    if (!impl_->committer.bury_nursery(gone)) break;
+  }
+  if (record.nursery.load(std::memory_order_relaxed) != 0) return false;
   if (!impl_->sweep(gone)) return false;
   for (HalfWord& list : record.collect) list.store(0, std::memory_order_release);
   record.pid.store(0, std::memory_order_relaxed);
@@ -339,6 +343,14 @@ bool Arbiter::collect_cells(std::uint8_t cell_class, std::vector<std::uint32_t>&
   impl_->tables.journal.end();
   return found;
 }
+
+bool Arbiter::prelink(Link node, bool* good) {
+  const Committer::Prelinked done = impl_->committer.prelink(impl_->slot, node);
+  *good = done != Committer::Prelinked::kBad;
+  return done == Committer::Prelinked::kMore;
+}
+
+bool Arbiter::abandon_prelinked() { return impl_->committer.bury_nursery(impl_->slot); }
 
 Arbiter::Grant Arbiter::grant(GrantRequest& request) {
   Tables& tables = impl_->tables;

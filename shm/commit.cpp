@@ -10,6 +10,11 @@ namespace {
 
 constexpr std::uint32_t kDepthMax = 4096;  // far above any nesting the bindings allow
 
+constexpr std::uint64_t kPrelinkKeys = 512;      // linked in one hold of the lock
+constexpr std::uint32_t kNurseryMax = 1u << 20;  // nodes of one delta; only bounds a search
+
+bool is_node(std::uint8_t cell_class) { return cell_class == kNode; }
+
 bool holds_block(ValueKind kind) {
   return kind == ValueKind::kBlock || kind == ValueKind::kStrBlock ||
          kind == ValueKind::kBytesBlock;
@@ -235,16 +240,19 @@ bool Committer::link_record(Link record_link, Link key_link, std::uint64_t versi
   return true;
 }
 
-// Links everything below a new node into the index. Breadth first; nodes still to do are chained
-// through `dead_next`, which nobody else uses before they are bound.
+// Links a new node and everything below it, or binds one that was linked before.
 bool Committer::link_tree(Link top, Link bound_to) {
-  const auto is_node = [](std::uint8_t c) { return c == kNode; };
+  if (leave_nursery(top, bound_to)) return true;
   if (!owns(top, is_node)) return false;
   tables_.cells.link(top.unit());
   NodeRecord& top_node = tables_.node(top.unit());
   top_node.parent.store(bound_to.raw, std::memory_order_release);
   top_node.dead_next.store(0, std::memory_order_release);
-  std::uint32_t pending = top.unit();
+  return link_pending(top.unit());
+}
+
+// Nodes still to do are chained through `dead_next`, which nobody else uses before they are bound.
+bool Committer::link_pending(std::uint32_t pending) {
   while (pending != 0) {
     const std::uint32_t unit = pending;
     NodeRecord& node = tables_.node(unit);
@@ -254,30 +262,121 @@ bool Committer::link_tree(Link top, Link bound_to) {
     Link chunk_link(node.first_chunk.load(std::memory_order_relaxed));
     // Bounded: every chunk is linked once, and a linked one is no longer owned.
     while (chunk_link) {
-      if (!owns(chunk_link, is_chunk)) return false;
-      tables_.cells.link(chunk_link.unit());
-      OrderChunk& chunk = tables_.chunk(chunk_link.unit());
-      const auto place = locate_cell(tables_.space, chunk_link.unit());
-      ChunkShape shape = ChunkShape::unpack(chunk.shape.load(std::memory_order_relaxed));
-      shape.capacity = static_cast<std::uint8_t>(chunk_capacity(place->cell_class()));
-      if (shape.used > shape.capacity) return false;
-      shape.live = shape.used;
-      chunk.shape.store(shape.pack(), std::memory_order_release);
-      chunk.prev.store(prev, std::memory_order_release);
-      for (std::uint32_t i = 0; i < shape.used; ++i) {
-        const Link key(chunk.place[i].load(std::memory_order_relaxed));
-        if (!link_entry(unit, key, chunk_link.unit(), i, &pending)) return false;
-        if (tables_.journal.full()) return true;  // the caller looks at it and undoes
-        ++count;
-      }
+      if (!link_chunk(unit, chunk_link, prev, &count, &pending)) return false;
+      if (tables_.journal.full()) return true;  // the caller looks at it and undoes
       prev = chunk_link.unit();
-      chunk_link = Link(chunk.next.load(std::memory_order_relaxed));
+      chunk_link = Link(tables_.chunk(prev).next.load(std::memory_order_relaxed));
     }
     node.last_chunk.store(prev, std::memory_order_release);
     node.count.store(count, std::memory_order_release);
     node.structure_version.store(0, std::memory_order_release);
     node.below_version.store(0, std::memory_order_release);
+    node.unlinked.store(0, std::memory_order_release);
   }
+  return true;
+}
+
+bool Committer::link_chunk(std::uint32_t node_unit, Link chunk_link, std::uint32_t prev,
+                           std::uint64_t* count, std::uint32_t* pending) {
+  if (!owns(chunk_link, is_chunk)) return false;
+  const std::uint8_t cell_class =
+      locate_cell(tables_.space, chunk_link.unit())->cell_class();
+  OrderChunk& chunk = tables_.chunk(chunk_link.unit());
+  ChunkShape shape = ChunkShape::unpack(chunk.shape.load(std::memory_order_relaxed));
+  shape.capacity = static_cast<std::uint8_t>(chunk_capacity(cell_class));
+  if (shape.used > shape.capacity) return false;
+  shape.live = shape.used;
+  chunk.shape.store(shape.pack(), std::memory_order_release);
+  chunk.prev.store(prev, std::memory_order_release);
+  tables_.cells.link(chunk_link.unit());
+  for (std::uint32_t i = 0; i < shape.used; ++i) {
+    const Link key(chunk.place[i].load(std::memory_order_relaxed));
+    if (!link_entry(node_unit, key, chunk_link.unit(), i, pending)) return false;
+    if (tables_.journal.full()) return true;
+    ++*count;
+  }
+  return true;
+}
+
+// True if the node stands in the worker's nursery; then it is bound to `bound_to` now.
+bool Committer::leave_nursery(Link node_link, Link bound_to) {
+  HalfWord* next = &tables_.header().slots[slot_].nursery;
+  for (std::uint32_t hop = 0; hop < kNurseryMax; ++hop) {
+    const std::uint32_t unit = next->load(std::memory_order_relaxed);
+    if (unit == 0) return false;
+    NodeRecord& node = tables_.node(unit);
+    if (unit != node_link.unit()) {
+      next = &node.dead_next;
+      continue;
+    }
+    if (node.cell.generation.load(std::memory_order_relaxed) != node_link.generation() ||
+        node.unlinked.load(std::memory_order_relaxed) != 0) {
+      return false;
+    }
+    tables_.journal.set(*next, node.dead_next.load(std::memory_order_relaxed));
+    tables_.journal.set(node.dead_next, 0);
+    tables_.journal.set(node.parent, bound_to.raw);
+    return true;
+  }
+  return false;
+}
+
+Committer::Prelinked Committer::prelink(std::uint32_t slot, Link top) noexcept {
+  slot_ = slot;
+  StepJournal& journal = tables_.journal;
+  HalfWord& nursery = tables_.header().slots[slot].nursery;
+  journal.begin(kNoVersion);
+  bool good = true;
+  if (nursery.load(std::memory_order_relaxed) != top.unit()) {
+    good = owns(top, is_node);
+    if (good) {
+      NodeRecord& node = tables_.node(top.unit());
+      // Its chunks join its list one by one, so that what hangs from it is always linked.
+      journal.set(node.unlinked, node.first_chunk.load(std::memory_order_relaxed));
+      journal.set(node.first_chunk, 0);
+      journal.set(node.last_chunk, 0);
+      journal.set(node.count, 0);
+      journal.set(node.parent, 0);
+      journal.set(node.dead_next, nursery.load(std::memory_order_relaxed));
+      tables_.cells.link(top.unit());
+      journal.set(nursery, top.unit());
+    }
+  }
+  bool more = false;
+  if (good) {
+    NodeRecord& node = tables_.node(top.unit());
+    std::uint64_t count = 0;
+    Link at(node.unlinked.load(std::memory_order_relaxed));
+    while (good && at && count < kPrelinkKeys) {
+      std::uint32_t pending = 0;
+      const std::uint32_t last = node.last_chunk.load(std::memory_order_relaxed);
+      good = link_chunk(top.unit(), at, last, &count, &pending) && link_pending(pending);
+      const Link next(tables_.chunk(at.unit()).next.load(std::memory_order_relaxed));
+      journal.set(tables_.chunk(at.unit()).next, 0);
+      journal.set(last != 0 ? tables_.chunk(last).next : node.first_chunk, at.raw);
+      journal.set(node.last_chunk, at.unit());
+      journal.set(node.unlinked, next.raw);
+      at = next;
+    }
+    journal.set(node.count, node.count.load(std::memory_order_relaxed) + count);
+    more = static_cast<bool>(at);
+  }
+  if (!good || journal.full()) {
+    journal.undo();
+    return Prelinked::kBad;
+  }
+  journal.end();
+  return more ? Prelinked::kMore : Prelinked::kDone;
+}
+
+bool Committer::bury_nursery(std::uint32_t slot) {
+  HalfWord& nursery = tables_.header().slots[slot].nursery;
+  const std::uint32_t unit = nursery.load(std::memory_order_relaxed);
+  if (unit == 0) return false;
+  tables_.journal.begin(kNoVersion);
+  tables_.journal.set(nursery, tables_.node(unit).dead_next.load(std::memory_order_relaxed));
+  tables_.bury(unit);
+  tables_.journal.end();
   return true;
 }
 
@@ -304,7 +403,8 @@ bool Committer::link_entry(std::uint32_t node_unit, Link key_link, std::uint32_t
     if (!owns(value, is_block)) return false;
     tables_.cells.link(value.unit());
   } else if (shape.kind == ValueKind::kNode) {
-    if (!owns(value, [](std::uint8_t c) { return c == kNode; })) return false;
+    if (leave_nursery(value, key_link)) return finish_entry(key_link);
+    if (!owns(value, is_node)) return false;
     tables_.cells.link(value.unit());
     NodeRecord& child = tables_.node(value.unit());
     child.parent.store(key_link.raw, std::memory_order_release);
@@ -314,7 +414,11 @@ bool Committer::link_entry(std::uint32_t node_unit, Link key_link, std::uint32_t
              static_cast<std::uint8_t>(shape.kind) > kLastValueKind) {
     return false;
   }
-  key.retained_next.store(0, std::memory_order_release);
+  return finish_entry(key_link);
+}
+
+bool Committer::finish_entry(Link key_link) {
+  tables_.key(key_link.unit()).retained_next.store(0, std::memory_order_release);
   tables_.cells.link(key_link.unit());
   tables_.index.insert(key_link);
   return true;

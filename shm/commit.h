@@ -28,6 +28,15 @@ class Committer {
   // Decides the delta in `slot`'s submission area and, if it commits, publishes it. Never throws.
   Decision decide(std::uint32_t slot) noexcept;
 
+  // Links a part of what lies below a filled node, about kPrelinkKeys keys, before the delta that
+  // binds the node is submitted, so that no lock is held for long however much is new. Until it is
+  // bound the node stands in its worker's nursery, from where it goes to the dead queue if the
+  // worker gives up or dies. A step of its own. kBad: nothing was done.
+  enum class Prelinked : std::uint8_t { kMore, kDone, kBad };
+  Prelinked prelink(std::uint32_t slot, Link node) noexcept;
+  // Sends what is left in a nursery to the dead queue; one node a call. False: it was empty.
+  bool bury_nursery(std::uint32_t slot);
+
   // True once after a commit superseded a block of whole extents: memory worth having back soon.
   bool take_urgent() { return std::exchange(urgent_, false); }
 
@@ -50,8 +59,13 @@ class Committer {
   std::uint32_t usable_spare(Link chunk) const;
   bool link_record(Link record, Link key_link, std::uint64_t version);
   bool link_tree(Link node, Link bound_to);
+  bool link_pending(std::uint32_t pending);
+  bool link_chunk(std::uint32_t node_unit, Link chunk_link, std::uint32_t prev,
+                  std::uint64_t* count, std::uint32_t* pending);
+  bool leave_nursery(Link node, Link bound_to);
   bool link_entry(std::uint32_t node_unit, Link key_link, std::uint32_t chunk_unit,
                   std::uint32_t place, std::uint32_t* pending);
+  bool finish_entry(Link key_link);
   void raise_below(std::uint32_t node_unit);
   void note_write(std::uint32_t key_unit);
   void superseded(const VersionRecord& record);

@@ -107,8 +107,8 @@ struct NodeRecord {
   Word count;              // live entries at the newest version
   Word first_chunk;        // Link of the first order chunk
   HalfWord last_chunk;     // unit of the last order chunk (arbiter only), 0: none
-  HalfWord dead_next;      // unit of the next node in the dead queue (arbiter only)
-  Word reserved;
+  HalfWord dead_next;      // unit of the next node in the dead queue or a nursery (arbiter only)
+  Word unlinked;           // prelinking: Link of the first chunk that is not linked yet
 };
 static_assert(sizeof(NodeRecord) == 64);
 
@@ -181,6 +181,7 @@ struct alignas(64) SlotRecord {
   HalfWord state;       // SlotState
   HalfWord pid;         // of the worker, for winner_pid and theus-top
   Word admitted_sequence;  // counts admissions of this slot: tells one tenant from the next
+  HalfWord nursery;        // unit of the newest node that is linked but not yet bound, or 0
   HalfWord collect[kCellClassCount];  // per class: extent index + 1 with cells to take back
 };
 

@@ -13,6 +13,7 @@ using shm::ValueKind;
 namespace {
 
 constexpr auto kRelease = std::memory_order_release;
+constexpr std::uint64_t kPrelinkAbove = 32;  // keys: 29 such nodes in a chunk stay a short hold
 
 void store_bytes(shm::Word* words, const char* data, std::size_t size) {
   for (std::size_t at = 0; at < size; at += 8) {
@@ -121,6 +122,8 @@ Link CellWriter::node(const Mapping& mapping) {
   cell->first_chunk.store(0, kRelease);
   cell->last_chunk.store(0, kRelease);
   cell->dead_next.store(0, kRelease);
+  cell->unlinked.store(0, kRelease);
+  const std::uint64_t keys_before = keys_below_;
   std::uint64_t entries = 0;
   for (const Entry* e = mapping.first_new; e != nullptr; e = e->next_new) ++entries;
   cell->count.store(entries, kRelease);
@@ -144,6 +147,18 @@ Link CellWriter::node(const Mapping& mapping) {
     ++shape.used;
     ++shape.live;
     page->shape.store(shape.pack(), kRelease);
+  }
+  // Larger nodes one by one; smaller ones go along with the chunk that holds them.
+  if (prelink_ && keys_below_ - keys_before > kPrelinkAbove) {
+    bool more = true, good = true;
+    while (more && good) {
+      state_.in.lock();
+      more = state_.in.arbiter.prelink(link, &good);
+      state_.in.arbiter.unlock();
+    }
+    if (!good) throw Error("the arbiter found a new mapping malformed; nothing was written");
+    keys_below_ = keys_before;
+    prelinked_ = true;
   }
   return link;
 }

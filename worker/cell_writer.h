@@ -14,7 +14,8 @@ namespace theus::worker {
 
 class CellWriter {
  public:
-  explicit CellWriter(Transaction::State& state) : state_(state) {}
+  // `prelink`: so much is new that it is linked piece by piece before the delta is submitted.
+  CellWriter(Transaction::State& state, bool prelink) : state_(state), prelink_(prelink) {}
 
   // A record with the entry's current value; with a new mapping, all that is below it.
   shm::Link record(const Entry& entry);
@@ -23,12 +24,16 @@ class CellWriter {
   // An empty order chunk of a class.
   shm::Link chunk(std::uint8_t cell_class);
 
-  std::uint64_t keys_below() const { return keys_below_; }  // key records in new subtrees so far
+  // Key records in new subtrees that the delta itself will have to link.
+  std::uint64_t keys_below() const { return keys_below_; }
+  bool prelinked() const { return prelinked_; }
 
  private:
   shm::Link node(const Mapping& mapping);
 
   Transaction::State& state_;
+  bool prelink_;
+  bool prelinked_ = false;
   std::uint64_t keys_below_ = 0;
 };
 

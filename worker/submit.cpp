@@ -35,6 +35,7 @@ constexpr int kSleepsMax = 3000;
 constexpr std::uint64_t kJournalPerOperation = 48;
 constexpr std::uint64_t kJournalPerKey = 16;
 constexpr int kJournalGrowths = 4;
+constexpr std::uint64_t kPrelinkFrom = 1000;  // new keys
 
 struct Operation {
   const Entry* entry;
@@ -115,8 +116,23 @@ void plan_checks(const Transaction::State& s, Plan& plan) {
   }
 }
 
+// Keys in mappings that are new in this transaction.
+std::uint64_t count_new_keys(const Transaction::State& s) {
+  std::uint64_t keys = 0;
+  for (const Mapping* mapping : s.mappings) {
+    if (mapping->node == 0 && mapping->size_change > 0) {
+      keys += static_cast<std::uint64_t>(mapping->size_change);
+    }
+  }
+  return keys;
+}
+
 void plan_operations(Transaction::State& s, Plan& plan) {
-  CellWriter writer(s);
+  const std::uint64_t new_keys = count_new_keys(s);
+  if (new_keys > kPrelinkFrom || s.in.arbiter.index_wants_segment(new_keys)) {
+    s.in.stock.grow_index(new_keys);
+  }
+  CellWriter writer(s, new_keys > kPrelinkFrom);
   for (Mapping* mapping : s.mappings) mapping->spares = 0;
   constexpr std::uint32_t kPlaces = shm::chunk_capacity(shm::kChunk256);
   for (const Entry* entry : s.written) {
@@ -144,6 +160,7 @@ void plan_operations(Transaction::State& s, Plan& plan) {
     plan.subjects.push_back({entry, nullptr});
   }
   plan.keys_new += writer.keys_below();
+  s.prelinked = s.prelinked || writer.prelinked();
 }
 
 // Where the message goes: the desk, or a leased run when it is too long for that.
@@ -338,6 +355,7 @@ CommitResult submit_transaction(Transaction::State& s) {
   }
   Plan plan;
   plan_checks(s, plan);
+  s.prelinked = false;
   plan_operations(s, plan);
   if (plan.operations.empty()) {
     // Everything written has been taken back again: nothing to publish.

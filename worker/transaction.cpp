@@ -10,6 +10,10 @@ namespace theus::worker {
 
 using shm::Link;
 
+namespace {
+constexpr int kBuriedAtOnce = 256;
+}  // namespace
+
 // --- EntryTable
 
 Entry* EntryTable::find(std::uint64_t hash, const Mapping* mapping, KeyView key) const {
@@ -195,6 +199,14 @@ void Transaction::State::finish() {
   open = false;
   if (session.forked()) return;
   in.release_pin(pin);
+  if (prelinked) {
+    prelinked = false;
+    for (bool more = true; more;) {
+      in.lock();
+      for (int i = 0; more && i < kBuriedAtOnce; ++i) more = in.arbiter.abandon_prelinked();
+      in.arbiter.unlock();
+    }
+  }
   give_back_held();
   if (user_hook != nullptr) {
     for (Entry* entry : entries) {

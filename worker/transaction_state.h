@@ -49,6 +49,7 @@ struct Transaction::State {
   std::vector<Mapping*> mappings;
   Mapping* root = nullptr;
   std::vector<HeldCell> held;
+  bool prelinked = false;  // parts of the delta are linked already: if it fails they are garbage
   UserHook user_hook = nullptr;
   WaitHook wait_hook = nullptr;
   void* wait_context = nullptr;

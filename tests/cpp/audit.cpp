@@ -134,7 +134,7 @@ class Auditor {
       }
       if (newest && died == 0) {
         ++*live;
-        if (record_shape.kind != ValueKind::kNode) ++audit_.live_leaves;
+        if (record_shape.kind != ValueKind::kNode && !in_dead_) ++audit_.live_leaves;
       }
       newest = false;
       newer_version = version;
@@ -155,6 +155,13 @@ class Auditor {
       unit = load(node.dead_next);
     }
     if (dead != load(header_.dead_count)) fault("dead queue: wrong count");
+    for (std::uint32_t i = 0; i < load(header_.slots_high); ++i) {
+      for (std::uint32_t unit = load(header_.slots[i].nursery); unit != 0;) {
+        const auto& node = cell<NodeRecord>(unit);
+        reach_dead_node(Link(load(node.cell.generation), unit));
+        unit = load(node.dead_next);
+      }
+    }
     in_dead_ = false;
     std::uint64_t retained = 0;
     std::uint32_t last = 0;

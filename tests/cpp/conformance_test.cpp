@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "tests/cpp/audit.h"
 #include "tests/cpp/harness.h"
 
 namespace theus::testing {
@@ -187,6 +188,52 @@ TEST_P(Conformance, DeletesAndReinsertsUnderSnapshots) {
   });
   Snapshot snapshot(*session);
   EXPECT_EQ(snapshot.size(read(snapshot, {"m"}).node), 0u);
+}
+
+TEST_P(Conformance, LargeNewMappingsAreLinkedPieceByPiece) {
+  constexpr int kKeys = 5000;
+  auto build = [](Transaction& t) {
+    auto* big = t.put_mapping(at(t, {"big"}));
+    for (int i = 0; i < kKeys; ++i) t.put_int(t.entry(big, key(std::to_string(i))), i);
+    auto* rows = t.put_mapping(t.entry(big, key("rows")));
+    for (int r = 0; r < 60; ++r) {
+      auto* row = t.put_mapping(t.entry(rows, key(std::to_string(r))));
+      for (int f = 0; f < 6 + r; ++f) t.put_int(t.entry(row, key(std::to_string(f))), r);
+    }
+  };
+  commit(*session, [](Transaction& t) { t.put_int(at(t, {"n"}), 0); });
+  // One that conflicts leaves nothing; one that commits is whole.
+  Transaction loser(*session);
+  loser.begin(Isolation::kSerializable);
+  loser.read(at(loser, {"n"}));
+  build(loser);
+  run_workers(world, GetParam(), 1, [](Session& s, int) {
+    commit(s, [](Transaction& t) { t.put_int(at(t, {"n"}), 1); });
+  });
+  EXPECT_EQ(loser.commit().status, Status::kConflict);
+  {
+    const Audit between = audit(world, false);
+    EXPECT_TRUE(between.faults.empty()) << between.text();
+    EXPECT_EQ(between.live_leaves, 1u);
+  }
+  world.reclaim_all();
+  EXPECT_EQ(world.space().header().key_count.load(), 1u);
+  commit(*session, build);
+  {
+    Snapshot snapshot(*session);
+    const auto names = keys(snapshot, {"big"});
+    ASSERT_EQ(names.size(), static_cast<std::size_t>(kKeys) + 1);
+    EXPECT_EQ(names[4321], "4321");
+    EXPECT_EQ(read(snapshot, {"big", "4999"}).integer, 4999);
+    EXPECT_EQ(read(snapshot, {"big", "rows", "59", "64"}).integer, 59);
+    EXPECT_EQ(snapshot.size(read(snapshot, {"big", "rows", "59"}).node), 65u);
+  }
+  commit(*session, [](Transaction& t) { t.erase(at(t, {"big"})); });
+  world.reclaim_all();
+  EXPECT_EQ(world.space().header().key_count.load(), 1u);
+  session.reset();
+  const Audit result = audit(world, true);
+  EXPECT_TRUE(result.faults.empty()) << result.text();
 }
 
 INSTANTIATE_TEST_SUITE_P(Workers, Conformance,
