@@ -1,5 +1,7 @@
 #include "shm/arbiter.h"
 
+#include <time.h>
+
 #include <algorithm>
 
 #include "shm/commit.h"
@@ -16,11 +18,25 @@ constexpr std::uint32_t kRecordsPerReclaim = 256;
 constexpr std::uint64_t kHopsPerGrant = 2048;
 constexpr std::uint32_t kExtentsPerSweep = 4096;   // looked at in one piece of an eviction
 constexpr std::uint32_t kOrphansPerSweep = 16;     // rebuilt in one piece
-constexpr std::uint32_t kRawExtentsAtOnce = 64;    // 4 MiB: what is backed for a small need
+constexpr std::uint32_t kRawExtentsAtOnce = 16;    // 1 MiB: what is backed for a small need
 constexpr std::uint64_t kPinnedPaceNs = 50'000'000;
 
 constexpr std::uint64_t pack_answer(std::uint64_t sequence, Outcome outcome) {
   return sequence << 8 | static_cast<std::uint8_t>(outcome);
+}
+
+// Words of `waiting` that slots in use can have set a bit in.
+std::uint32_t waiting_groups(const Header& header) {
+  const std::uint32_t slots =
+      std::min(header.slots_high.load(std::memory_order_acquire), kMaxSlots);
+  return (slots + 63) / 64;
+}
+
+std::uint64_t monotonic_ns() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1000000000ull +
+         static_cast<std::uint64_t>(now.tv_nsec);
 }
 
 }  // namespace
@@ -45,8 +61,10 @@ struct Arbiter::Impl {
 
   void repair();
   bool waits(std::uint32_t other) const;
+  std::uint64_t committed_unanswered(std::uint32_t other) const;
   void answer(std::uint32_t other, Decision decision);
   void serve(std::uint32_t other);
+  bool blocked_by_turn(std::uint32_t other);
   bool sweep(std::uint32_t gone);
 
   const Space& space;
@@ -105,8 +123,7 @@ void Arbiter::Impl::repair() {
   if (working != 0 && working <= kMaxSlots) {
     const std::uint32_t other = working - 1;
     HalfWord& deaths = header.slots[other].deaths;
-    const bool applied = header.slots[other].assigned.load(std::memory_order_relaxed) != 0;
-    if (waits(other) && !applied) {
+    if (waits(other) && committed_unanswered(other) == 0) {
       deaths.store(deaths.load(std::memory_order_relaxed) + 1, std::memory_order_release);
       // A delta that kills whoever works on it must not kill every combiner in turn.
       if (deaths.load(std::memory_order_relaxed) >= 2) answer(other, {Outcome::kPoison});
@@ -115,6 +132,18 @@ void Arbiter::Impl::repair() {
   }
   header.repairs.store(header.repairs.load(std::memory_order_relaxed) + 1,
                        std::memory_order_relaxed);
+}
+
+// The version under which the slot's present request has been committed by an owner that died
+// before it answered; 0: it has not. Only the lock owner may judge this: an assigned version above
+// the clock may yet be undone and given to another delta.
+std::uint64_t Arbiter::Impl::committed_unanswered(std::uint32_t other) const {
+  const Header& header = space.header();
+  const SlotRecord& record = header.slots[other];
+  const std::uint64_t assigned = record.assigned.load(std::memory_order_acquire);
+  const bool current = record.assigned_request.load(std::memory_order_acquire) ==
+                       space.desk(other).request.load(std::memory_order_acquire);
+  return current && assigned <= header.clock.load(std::memory_order_acquire) ? assigned : 0;
 }
 
 bool Arbiter::Impl::waits(std::uint32_t other) const {
@@ -137,14 +166,22 @@ void Arbiter::Impl::answer(std::uint32_t other, Decision decision) {
   if (desk.sleeping.load(std::memory_order_seq_cst) != 0) futex_wake(low_half(record.answer));
 }
 
+// A turn that has run out or whose holder is gone ends here: nobody waits for the dead.
+bool Arbiter::Impl::blocked_by_turn(std::uint32_t other) {
+  Header& header = space.writable();
+  const std::uint32_t holder = header.turn_slot.load(std::memory_order_relaxed);
+  if (holder == 0) return false;
+  const bool ours = holder == other + 1;
+  if (!ours && monotonic_ns() < header.turn_until_ns.load(std::memory_order_relaxed)) return true;
+  header.turn_slot.store(0, std::memory_order_release);
+  return false;
+}
+
 void Arbiter::Impl::serve(std::uint32_t other) {
   Header& header = space.writable();
   SlotRecord& record = header.slots[other];
-  // Committed by an owner that died before it answered. Only the lock owner may judge this: an
-  // assigned version above the clock may yet be undone and given to another delta.
-  const std::uint64_t assigned = record.assigned.load(std::memory_order_acquire);
-  if (assigned != 0 && assigned <= header.clock.load(std::memory_order_relaxed)) {
-    answer(other, {Outcome::kCommitted, assigned});
+  if (const std::uint64_t version = committed_unanswered(other); version != 0) {
+    answer(other, {Outcome::kCommitted, version});
     return;
   }
   if (record.state.load(std::memory_order_relaxed) !=
@@ -152,6 +189,12 @@ void Arbiter::Impl::serve(std::uint32_t other) {
     return;
   }
   header.working_slot.store(other + 1, std::memory_order_release);
+  if (blocked_by_turn(other)) {
+    header.working_slot.store(0, std::memory_order_release);
+    // It goes on waiting; whoever has the turn looks at it right after his own.
+    header.waiting[other / 64].fetch_or(1ull << (other % 64), std::memory_order_seq_cst);
+    return;
+  }
   const Decision decision = committer.decide(other);
   answer(other, decision);
   header.working_slot.store(0, std::memory_order_release);
@@ -184,7 +227,8 @@ std::uint32_t Arbiter::drain(std::uint32_t deltas_max) {
     }
     return served;
   }
-  for (std::uint32_t group = 0; group < kMaxSlots / 64; ++group) {
+  const std::uint32_t groups = waiting_groups(header);
+  for (std::uint32_t group = 0; group < groups; ++group) {
     Word& word = header.waiting[group];
     if (word.load(std::memory_order_relaxed) == 0) continue;
     // Cleared before the requests are read: who sets its bit after this finds it set at rescan.
@@ -262,13 +306,14 @@ bool Arbiter::evict(std::uint32_t gone) {
   }
   // Every line may be repeated from the start by another process if we die.
   if (impl_->waits(gone)) {
-    const std::uint64_t assigned = record.assigned.load(std::memory_order_acquire);
-    const bool committed =
-        assigned != 0 && assigned <= header.clock.load(std::memory_order_relaxed);
-    impl_->answer(gone, committed ? Decision{Outcome::kCommitted, assigned}
-                                  : Decision{Outcome::kDiscarded});
+    const std::uint64_t version = impl_->committed_unanswered(gone);
+    impl_->answer(gone, version != 0 ? Decision{Outcome::kCommitted, version}
+                                     : Decision{Outcome::kDiscarded});
   }
   record.state.store(static_cast<std::uint32_t>(SlotState::kLeaving), std::memory_order_release);
+  if (header.turn_slot.load(std::memory_order_relaxed) == gone + 1) {
+    header.turn_slot.store(0, std::memory_order_release);
+  }
   Desk& desk = impl_->space.desk(gone);
   const std::uint32_t pins = std::min(desk.pins_high.load(std::memory_order_acquire), kPinsPerDesk);
   for (std::uint32_t i = 0; i < pins; ++i) desk.pins[i].store(0, std::memory_order_release);
@@ -369,6 +414,10 @@ Arbiter::Grant Arbiter::grant(GrantRequest& request) {
   const RunFound outcome = tables.extents.find(search, request.length, kHopsPerGrant, &found);
   request.at = search.at;
   request.hops = search.hops;
+  if (tables.journal.full()) {
+    tables.journal.undo();
+    return Grant::kMore;
+  }
   if (outcome != RunFound::kFound) {
     tables.journal.end();
     if (outcome == RunFound::kMore) return Grant::kMore;
@@ -451,7 +500,7 @@ bool Arbiter::index_wants_segment(std::uint64_t keys_more) const {
   const std::uint64_t keys = header.key_count.load(std::memory_order_relaxed) + keys_more;
   const std::uint64_t ready = header.segments_ready.load(std::memory_order_relaxed);
   // Enough segments for a table that is not yet dense with `keys` keys.
-  return ready < kDirectorySegments && keys > ready * kBucketsPerSegment * 3 / 4;
+  return ready < kDirectorySegments && keys > ready * kBucketsPerSegment * 3 / 2;
 }
 
 void Arbiter::install_segment(std::uint64_t extent) {
@@ -474,9 +523,28 @@ void Arbiter::grow_index(std::uint64_t keys_more) {
   impl_->tables.journal.end();
 }
 
+bool Arbiter::claim_turn(std::uint64_t nanoseconds) {
+  Header& header = impl_->space.writable();
+  // Seen from another slot: true while somebody else's turn lasts, and ends one that is over.
+  const std::uint32_t holder = header.turn_slot.load(std::memory_order_relaxed);
+  if (holder != impl_->slot + 1 && impl_->blocked_by_turn(impl_->slot)) return false;
+  header.turn_until_ns.store(monotonic_ns() + nanoseconds, std::memory_order_relaxed);
+  header.turn_slot.store(impl_->slot + 1, std::memory_order_release);
+  header.turns.store(header.turns.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  return true;
+}
+
+bool Arbiter::turn_elsewhere() const {
+  const std::uint32_t holder =
+      impl_->space.header().turn_slot.load(std::memory_order_relaxed);
+  return holder != 0 && holder != impl_->slot + 1;
+}
+
 bool Arbiter::anyone_waiting() const {
-  for (const Word& word : impl_->space.header().waiting) {
-    if (word.load(std::memory_order_seq_cst) != 0) return true;
+  const Header& header = impl_->space.header();
+  const std::uint32_t groups = waiting_groups(header);
+  for (std::uint32_t group = 0; group < groups; ++group) {
+    if (header.waiting[group].load(std::memory_order_seq_cst) != 0) return true;
   }
   return false;
 }

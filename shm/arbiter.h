@@ -62,6 +62,10 @@ class Arbiter {
   // After a delta that was not committed: what had been linked for it becomes garbage. True: again.
   bool abandon_prelinked();
 
+  // Lets no other slot's delta be decided before this process's next one, for at most
+  // `nanoseconds`. False: somebody else has the turn.
+  bool claim_turn(std::uint64_t nanoseconds);
+
   // Takes `length` free extents for this process. kBacked: usable. kRaw: call Space::back on them
   // (without the lock), then settle(). kMore: call again (the search is bounded). kNone: full.
   enum class Grant : std::uint8_t { kBacked, kRaw, kMore, kNone };
@@ -92,6 +96,9 @@ class Arbiter {
 
   // True if some slot says that it waits for an answer (seq_cst; see handoff in the docs).
   bool anyone_waiting() const;
+
+  // True while another slot has the turn: our delta is not decided before it ends.
+  bool turn_elsewhere() const;
 
   // Who holds the lock now, as far as it can be told; for finding a stuck holder.
   struct Holder {

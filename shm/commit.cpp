@@ -42,6 +42,7 @@ kj::ArrayPtr<const capnp::word> submission_words(const Space& space, std::uint32
 }  // namespace
 
 Decision Committer::decide(std::uint32_t slot) noexcept {
+  tables_.journal.end();
   try {
     const auto words = submission_words(tables_.space, slot);
     if (words.size() == 0) return {Outcome::kBadDelta};
@@ -66,7 +67,6 @@ Decision Committer::decide_message(std::uint32_t slot, wire::Delta::Reader delta
   snapshot_ = delta.getSnapshot();
   const std::uint64_t clock = header.clock.load(std::memory_order_relaxed);
   version_ = clock + 1;
-  tables_.journal.end();
   if (snapshot_ > clock ||
       delta.getSequence() != tables_.space.desk(slot).request.load(std::memory_order_relaxed)) {
     return {Outcome::kBadDelta};
@@ -93,6 +93,8 @@ Decision Committer::decide_message(std::uint32_t slot, wire::Delta::Reader delta
         (place->head.length * kExtentBytes - kAlignedPayload) / sizeof(JournalEntry);
   }
 
+  // The request before the version: whoever finds the version finds out what it is for.
+  header.slots[slot].assigned_request.store(delta.getSequence(), std::memory_order_release);
   header.slots[slot].assigned.store(version_, std::memory_order_release);
   tables_.journal.begin(version_, region, region_entries);
   for (const auto operation : delta.getOperations()) {
@@ -110,6 +112,9 @@ Decision Committer::decide_message(std::uint32_t slot, wire::Delta::Reader delta
       header.slots[slot].pid.load(std::memory_order_relaxed), std::memory_order_relaxed);
   // The commit. Release: whoever reads this clock sees every word of the delta.
   header.clock.store(version_, std::memory_order_release);
+  // The entries must not outlive the commit: a later undo would take it back, and a region that
+  // the delta brought is given back with it.
+  tables_.journal.end();
   return {Outcome::kCommitted, version_};
 }
 

@@ -21,7 +21,9 @@ RunFound Extents::find(RunSearch& search, std::uint32_t length, std::uint64_t ho
     if (here.length == 0 || here.length > extents - search.at) return RunFound::kNone;  // damaged
     if (is_free(here, search.raw_too)) {
       std::uint64_t next = search.at + here.length;
+      // Joining is a step of the search as any other: the run so far stays, and is found again.
       while (here.length < length && next < extents && head(next).kind == here.kind) {
+        if (++hop >= hops_max) return RunFound::kMore;
         here.length += head(next).length;
         set_head(search.at, here);
         journal_.set(table()[next].head, 0);

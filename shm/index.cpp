@@ -28,10 +28,25 @@ constexpr std::uint32_t parent_bucket(std::uint32_t bucket) {
   return bucket & ~std::bit_floor(bucket);
 }
 
-std::uint64_t load_tail(const char* data, std::size_t bytes) {
+std::uint64_t load_word(const char* data) {
   std::uint64_t word = 0;
-  std::memcpy(&word, data, bytes);
+  std::memcpy(&word, data, 8);
   return word;
+}
+
+// The first `bytes` bytes (1 to 7) as a number, without a copy of variable length: that would
+// go through the stack byte by byte and stall the load after it.
+std::uint64_t load_tail(const char* data, std::size_t bytes) {
+  if (bytes >= 4) {
+    std::uint32_t low = 0, high = 0;
+    std::memcpy(&low, data, 4);
+    std::memcpy(&high, data + bytes - 4, 4);
+    return low | std::uint64_t{high} << (bytes - 4) * 8;
+  }
+  const auto byte = [data](std::size_t i) {
+    return std::uint64_t{static_cast<unsigned char>(data[i])} << i * 8;
+  };
+  return byte(0) | byte(bytes / 2) | byte(bytes - 1);
 }
 
 }  // namespace
@@ -55,7 +70,7 @@ bool same_key(const KeyRecord& record, KeyView key) {
   std::size_t word = 0;
   std::size_t left = key.compared;
   for (; left >= 8; left -= 8, ++word) {
-    if (record.key[word].load(std::memory_order_acquire) != load_tail(key.data + word * 8, 8)) {
+    if (record.key[word].load(std::memory_order_acquire) != load_word(key.data + word * 8)) {
       return false;
     }
   }
@@ -152,13 +167,26 @@ Word* Index::usable_bucket(std::uint64_t hash) {
   Word* word = entry(bucket);
   if (word == nullptr) return nearest(bucket);
   if (word->load(std::memory_order_relaxed) != 0) return word;
-  // Set the bucket up: its entry continues where the list goes on behind its place, then the
-  // element before that place links to the marker. In this order a reader that meets the marker
-  // finds the entry; one that started at the entry finds the rest of the list.
-  Word* before = advance(nearest(parent_bucket(bucket)), marker_sort(bucket), Link());
-  journal_.set(*word, before->load(std::memory_order_relaxed));
-  journal_.set(*before, Link::marker(bucket).raw);
+  // Its ancestors first, the highest one down: each then has only the keys between itself and the
+  // next bucket to pass. (Setting up only this one would walk half the list after each growth.)
+  std::uint32_t unset[32];
+  std::uint32_t count = 0;
+  for (std::uint32_t b = bucket; b != 0 && count < 32; b = parent_bucket(b)) {
+    const Word* each = entry(b);
+    if (each != nullptr && each->load(std::memory_order_relaxed) != 0) break;
+    if (each != nullptr) unset[count++] = b;
+  }
+  while (count > 0) set_up(unset[--count]);
   return word;
+}
+
+// The bucket's entry continues where the list goes on behind its place, then the element before
+// that place links to the marker. In this order a reader that meets the marker finds the entry;
+// one that started at the entry finds the rest of the list.
+void Index::set_up(std::uint32_t bucket) {
+  Word* before = advance(nearest(parent_bucket(bucket)), marker_sort(bucket), Link());
+  journal_.set(*entry(bucket), before->load(std::memory_order_relaxed));
+  journal_.set(*before, Link::marker(bucket).raw);
 }
 
 std::uint32_t Index::find(std::uint64_t node, KeyView key, std::uint64_t hash) {
@@ -210,7 +238,7 @@ void Index::remove(Link link) {
 
 bool Index::wants_growth(const Header& header, std::uint64_t keys) {
   const std::uint32_t bits = header.bucket_bits.load(std::memory_order_relaxed);
-  return bits < kMaxBucketBits && keys > (3ull << bits) / 4;
+  return bits < kMaxBucketBits && keys > (2ull << bits);
 }
 
 void Index::add_segment(std::uint64_t extent) {

@@ -82,6 +82,7 @@ class Index {
  private:
   Word* entry(std::uint32_t bucket) const;      // nullptr: no segment
   Word* usable_bucket(std::uint64_t hash);      // sets the bucket up if it can
+  void set_up(std::uint32_t bucket);            // links its marker into the list
   Word* nearest(std::uint32_t bucket) const;    // entry of the nearest ancestor that is set up
   // The word that links to the first element with a place above `sort`, starting at `word`.
   Word* advance(Word* word, std::uint64_t sort, Link stop) const;

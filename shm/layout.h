@@ -178,6 +178,7 @@ struct alignas(64) SlotRecord {
   HalfWord answer_index;
   HalfWord deaths;      // lock owners that died while working on this slot's request
   Word assigned;        // version under work; cleared by repair when above the clock
+  Word assigned_request;  // the request it is for: a version outlives its answer if its maker dies
   HalfWord state;       // SlotState
   HalfWord pid;         // of the worker, for winner_pid and theus-top
   Word admitted_sequence;  // counts admissions of this slot: tells one tenant from the next
@@ -291,6 +292,11 @@ struct Header {
   Word backed_extents;               // with memory behind them
   Word search_hint;                  // extent where the last search for a run ended
   Word ring_next;                    // position of the next CommittedWrite
+  // The turn: while it is taken, deltas of other slots wait, so that a transaction that has lost
+  // too often commits. Ends with the holder's next decision, its death, or by itself.
+  HalfWord turn_slot;                // slot + 1, 0: nobody's
+  HalfWord turns;                    // given so far
+  Word turn_until_ns;                // CLOCK_MONOTONIC
   HalfWord backlog;                  // 1: the janitor is wanted; it sleeps on this word
   alignas(64) Journal journal;
 

@@ -31,9 +31,11 @@ KeyView key_of(const KeyRecord& record) {
 
 Found lookup(const Space& space, std::uint64_t node, KeyView key, std::uint64_t hash,
              std::uint64_t version) {
+  Found result;
   for (std::uint32_t restart = 0; restart < kRestartsMax; ++restart) {
     const shm::FoundKey found = shm::find_key(space, node, key, hash);
-    Found result;
+    result.key = nullptr;
+    result.key_link = Link();
     if (found.record == nullptr) return result;
     result.key = found.record;
     result.key_link = found.link;

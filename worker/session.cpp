@@ -153,6 +153,14 @@ std::uint32_t Session::supervisor_pid() const { return internals_->attachment.su
 bool Session::forked() const { return internals_->fork_guard.forked(); }
 const shm::Space& Session::space() const { return internals_->space; }
 
+bool Session::claim_turn(std::uint64_t nanoseconds) {
+  Internals& in = *internals_;
+  in.lock();
+  const bool claimed = in.arbiter.claim_turn(nanoseconds);
+  in.arbiter.unlock();
+  return claimed;
+}
+
 std::uint32_t Session::pin_block(std::uint64_t block) {
   Internals& in = *internals_;
   const std::lock_guard<std::mutex> guard(in.block_pin_mutex);

@@ -38,8 +38,11 @@ Link Stock::take(std::uint8_t cell_class) {
 }
 
 bool Stock::held(Link cell) const {
-  return space_.writable_cell<CellHeader>(cell.unit())->state.load(std::memory_order_acquire) ==
-         shm::kCellHeld;
+  // The generation, too: linked, freed, collected and held again by another transaction of this
+  // process, the cell is no longer ours.
+  const auto* header = space_.writable_cell<CellHeader>(cell.unit());
+  return header->state.load(std::memory_order_acquire) == shm::kCellHeld &&
+         header->generation.load(std::memory_order_acquire) == cell.generation();
 }
 
 void Stock::give_back(Link cell, std::uint8_t cell_class) {

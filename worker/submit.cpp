@@ -37,7 +37,9 @@ constexpr std::uint64_t kJournalPerKey = 16;
 constexpr int kJournalGrowths = 4;
 constexpr std::uint64_t kPrelinkFrom = 1000;  // new keys
 
-struct Operation {
+}  // namespace
+
+struct PlannedOperation {
   const Entry* entry;
   wire::Operation::Kind kind;
   Link record, new_key, spare;
@@ -58,10 +60,23 @@ struct Plan {
   std::vector<Subject> subjects;
   std::vector<KeyCheck> checks;
   std::vector<const Entry*> absences;
-  std::vector<Operation> operations;
+  std::vector<PlannedOperation> operations;
   std::uint64_t absence_words = 0;
   std::uint64_t keys_new = 0;
+
+  void clear() {
+    subjects.clear();
+    checks.clear();
+    absences.clear();
+    operations.clear();
+    absence_words = keys_new = 0;
+  }
 };
+
+PlanHolder::PlanHolder() : plan_(std::make_unique<Plan>()) {}
+PlanHolder::~PlanHolder() = default;
+
+namespace {
 
 void bump(shm::Word& counter, std::uint64_t by = 1) {
   counter.store(counter.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
@@ -137,7 +152,7 @@ void plan_operations(Transaction::State& s, Plan& plan) {
   constexpr std::uint32_t kPlaces = shm::chunk_capacity(shm::kChunk256);
   for (const Entry* entry : s.written) {
     if (!submits(s, *entry)) continue;
-    Operation operation{entry, wire::Operation::Kind::DELETE, {}, {}, {}};
+    PlannedOperation operation{entry, wire::Operation::Kind::DELETE, {}, {}, {}};
     if (entry->value.kind != Value::Kind::kAbsent) {
       operation.record = writer.record(*entry);
       operation.kind = entry->present_in_snapshot ? wire::Operation::Kind::PUT
@@ -191,12 +206,14 @@ void write_message(const Transaction::State& s, const Plan& plan, std::uint64_t 
   delta.setSequence(sequence);
   delta.setSnapshot(s.version);
   delta.setJournalRegion(journal_region.raw);
-  auto checks = delta.initChecks(static_cast<unsigned>(plan.checks.size()));
-  for (unsigned i = 0; i < checks.size(); ++i) {
-    auto check = checks[i];
-    check.setSubject(plan.checks[i].link);
-    check.setSeen(plan.checks[i].seen);
-    check.setKind(plan.checks[i].kind);
+  if (!plan.checks.empty()) {
+    auto checks = delta.initChecks(static_cast<unsigned>(plan.checks.size()));
+    for (unsigned i = 0; i < checks.size(); ++i) {
+      auto check = checks[i];
+      check.setSubject(plan.checks[i].link);
+      check.setSeen(plan.checks[i].seen);
+      check.setKind(plan.checks[i].kind);
+    }
   }
   if (!plan.absences.empty()) {
     auto absences = delta.initAbsences(static_cast<unsigned>(plan.absences.size()));
@@ -211,7 +228,7 @@ void write_message(const Transaction::State& s, const Plan& plan, std::uint64_t 
   }
   auto operations = delta.initOperations(static_cast<unsigned>(plan.operations.size()));
   for (unsigned i = 0; i < operations.size(); ++i) {
-    const Operation& from = plan.operations[i];
+    const PlannedOperation& from = plan.operations[i];
     auto operation = operations[i];
     operation.setKind(from.kind);
     operation.setNode(from.entry->mapping->node);
@@ -253,7 +270,7 @@ bool combine(Session::Internals& in) {
     in.arbiter.drain(kDeltasPerHold);
     in.arbiter.reclaim_sometimes();
     in.arbiter.unlock();
-    if (!in.arbiter.anyone_waiting()) break;
+    if (!in.arbiter.anyone_waiting() || in.arbiter.turn_elsewhere()) break;
   }
   return had_lock;
 }
@@ -353,7 +370,8 @@ CommitResult submit_transaction(Transaction::State& s) {
     const Waiting waits(s);
     turn.lock();
   }
-  Plan plan;
+  Plan& plan = s.plan.get();
+  plan.clear();
   plan_checks(s, plan);
   s.prelinked = false;
   plan_operations(s, plan);

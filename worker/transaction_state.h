@@ -1,7 +1,7 @@
 // What a Transaction is made of. Included by worker/*.cpp only.
 #pragma once
 
-#include <optional>
+#include <memory>
 #include <vector>
 
 #include "shm/cell_class.h"
@@ -31,6 +31,18 @@ struct HeldCell {
   std::uint8_t cell_class;
 };
 
+// The lists from which a delta is built; kept from one commit to the next for their memory.
+struct Plan;  // submit.cpp
+class PlanHolder {
+ public:
+  PlanHolder();
+  ~PlanHolder();
+  Plan& get() { return *plan_; }
+
+ private:
+  std::unique_ptr<Plan> plan_;
+};
+
 struct Transaction::State {
   explicit State(Session& its_session) : session(its_session), in(its_session.internals()) {}
 
@@ -49,6 +61,7 @@ struct Transaction::State {
   std::vector<Mapping*> mappings;
   Mapping* root = nullptr;
   std::vector<HeldCell> held;
+  PlanHolder plan;
   bool prelinked = false;  // parts of the delta are linked already: if it fails they are garbage
   UserHook user_hook = nullptr;
   WaitHook wait_hook = nullptr;

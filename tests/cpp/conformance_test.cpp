@@ -236,6 +236,45 @@ TEST_P(Conformance, LargeNewMappingsAreLinkedPieceByPiece) {
   EXPECT_TRUE(result.faults.empty()) << result.text();
 }
 
+TEST_P(Conformance, ALongTransactionAmongShortOnesIsGivenItsTurn) {
+  constexpr int kKeys = 300;
+  commit(*session, [](Transaction& t) {
+    t.put_int(at(t, {"stop"}), 0);
+    auto* m = t.put_mapping(at(t, {"m"}));
+    for (int i = 0; i < kKeys; ++i) t.put_int(t.entry(m, key(std::to_string(i))), 0);
+  });
+  run_workers(world, GetParam(), 3, [](Session& s, int w) {
+    if (w != 0) {
+      // Short ones, without a pause, until the long one has committed.
+      for (int i = 0; i < 2'000'000; ++i) {
+        bool stop = false;
+        commit(s, [&](Transaction& t) {
+          stop = read(t, {"stop"}).integer != 0;
+          Entry* e = at(t, {"m", std::to_string(i % kKeys)});
+          t.put_int(e, t.read(e).integer + 1);
+        });
+        if (stop) return;
+      }
+      FAIL() << "the long transaction never committed";
+    }
+    Transaction t(s);
+    for (int attempt = 0; attempt < 17; ++attempt) {
+      if (attempt >= 4) s.claim_turn(200'000'000);
+      t.begin(Isolation::kSerializable);
+      std::int64_t sum = 0;
+      // Long enough that somebody commits meanwhile, unless he may not.
+      for (int round = 0; round < 20; ++round) {
+        for (int i = 0; i < kKeys; ++i) sum += read(t, {"m", std::to_string(i)}).integer;
+        std::this_thread::yield();
+      }
+      t.put_int(at(t, {"stop"}), 1 + sum % 2);
+      if (t.commit().status == Status::kCommitted) return;
+    }
+    ADD_FAILURE() << "never committed";
+    commit(s, [](Transaction& u) { u.put_int(at(u, {"stop"}), 1); });
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Workers, Conformance,
                          ::testing::Values(Kind::kThreads, Kind::kProcesses),
                          [](const auto& param_info) { return name_of(param_info.param); });
