@@ -295,7 +295,7 @@ bool Committer::link_chunk(std::uint32_t node_unit, Link chunk_link, std::uint32
   chunk.prev.store(prev, std::memory_order_release);
   tables_.cells.link(chunk_link.unit());
   for (std::uint32_t i = 0; i < shape.used; ++i) {
-    const Link key(chunk.place[i].load(std::memory_order_relaxed));
+    const Link key(chunk.places()[i].load(std::memory_order_relaxed));
     if (!link_entry(node_unit, key, chunk_link.unit(), i, pending)) return false;
     if (tables_.journal.full()) return true;
     ++*count;

@@ -70,13 +70,13 @@ bool same_key(const KeyRecord& record, KeyView key) {
   std::size_t word = 0;
   std::size_t left = key.compared;
   for (; left >= 8; left -= 8, ++word) {
-    if (record.key[word].load(std::memory_order_acquire) != load_word(key.data + word * 8)) {
+    if (record.words()[word].load(std::memory_order_acquire) != load_word(key.data + word * 8)) {
       return false;
     }
   }
   if (left == 0) return true;
   const std::uint64_t mask = ~std::uint64_t{0} >> (64 - left * 8);
-  return (record.key[word].load(std::memory_order_acquire) & mask) ==
+  return (record.words()[word].load(std::memory_order_acquire) & mask) ==
          load_tail(key.data + word * 8, left);
 }
 

@@ -93,7 +93,9 @@ struct KeyRecord {
   Word head;               // Link of the newest VersionRecord
   HalfWord retained_next;  // unit of the next key in the retained queue (arbiter only)
   HalfWord shape;          // queued flag << 24 | compared bytes << 12 | bytes
-  Word key[2];             // key bytes, zero-padded; 2, 10 or 122 words by cell class
+  Word key[2];             // key bytes, zero-padded; 2, 10 or 122 words by cell class: use words()
+
+  const Word* words() const { return key; }
 };
 static_assert(sizeof(KeyRecord) == 64);
 inline constexpr std::uint32_t kMaxKeyBytes = 976;
@@ -119,7 +121,10 @@ struct OrderChunk {
   Word next;       // Link
   HalfWord prev;   // unit (arbiter only)
   HalfWord shape;  // capacity << 16 | used << 8 | live
-  Word place[5];   // 5, 13 or 29 by cell class
+  Word place[5];   // 5, 13 or 29 by cell class: use places()
+
+  Word* places() { return place; }
+  const Word* places() const { return place; }
 };
 static_assert(sizeof(OrderChunk) == 64);
 

@@ -127,7 +127,7 @@ bool Reclaimer::step_dead() {
     OrderChunk& chunk = tables_.chunk(first.unit());
     const ChunkShape shape = ChunkShape::unpack(chunk.shape.load(std::memory_order_relaxed));
     std::uint32_t place = 0;
-    while (place < shape.used && chunk.place[place].load(std::memory_order_relaxed) == 0) ++place;
+    while (place < shape.used && chunk.places()[place].load(std::memory_order_relaxed) == 0) ++place;
     if (place == shape.used) {
       // Nothing is left in this chunk.
       const Link next(chunk.next.load(std::memory_order_relaxed));
@@ -136,7 +136,7 @@ bool Reclaimer::step_dead() {
       if (!next) journal.set(node.last_chunk, 0);
       tables_.cells.release(first.unit());
     } else {
-      const Link key_link(chunk.place[place].load(std::memory_order_relaxed));
+      const Link key_link(chunk.places()[place].load(std::memory_order_relaxed));
       KeyRecord& key = tables_.key(key_link.unit());
       // A key has one place per incarnation: a place of an earlier one names the same record.
       bool pinned = false;
@@ -166,8 +166,8 @@ bool Reclaimer::step_dead() {
           if (its_chunk != first.unit() || where.place != place) {
             // Another incarnation's place, perhaps in another chunk of this node.
             OrderChunk& elsewhere = tables_.chunk(its_chunk);
-            if (elsewhere.place[where.place].load(std::memory_order_relaxed) == key_link.raw) {
-              journal.set(elsewhere.place[where.place], 0);
+            if (elsewhere.places()[where.place].load(std::memory_order_relaxed) == key_link.raw) {
+              journal.set(elsewhere.places()[where.place], 0);
             }
           }
           release_record(at.unit());
@@ -175,7 +175,7 @@ bool Reclaimer::step_dead() {
         }
         journal.set(key.head, at.raw);
         if (!at) {
-          journal.set(chunk.place[place], 0);
+          journal.set(chunk.places()[place], 0);
           tables_.index.remove(key_link);
           // Still in the retained queue: that queue frees the cell when it comes to it.
           const KeyShape key_shape = KeyShape::unpack(key.shape.load(std::memory_order_relaxed));

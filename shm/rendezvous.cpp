@@ -20,11 +20,9 @@ constexpr std::uint64_t kMillisecond = 1'000'000;
 // Between two tries while a coordinator restarts, which takes it a few milliseconds.
 constexpr int kRetryMs = 5;
 
-Refusal ended() { return {Reason::kUnavailable, {}}; }
+Refusal ended() { return {Reason::kUnavailable, "it closed the connection"}; }
 
-bool may_succeed_later(const Refusal& refusal) {
-  return refusal.reason == Reason::kUnavailable && refusal.text.empty();
-}
+bool may_succeed_later(const Refusal& refusal) { return refusal.reason == Reason::kUnavailable; }
 
 unsigned left_ms(std::uint64_t deadline_ns) {
   const std::uint64_t now = monotonic_ns();
@@ -48,7 +46,7 @@ std::variant<OwnedFd, Refusal> connect_by_name(const std::string& name,
         return Refusal{Reason::kNotFound, "no coordinator named '" + name + "' runs (" +
                                               directory.socket_path(name) + ")"};
       case EAGAIN:
-        return ended();
+        return Refusal{Reason::kUnavailable, "its queue is full"};
       case EACCES:
       case EPERM:
         return Refusal{Reason::kForeign, "the coordinator '" + name + "' belongs to another user"};
@@ -76,13 +74,13 @@ Refusal explain(Received& received) {
       return {Reason::kOther,
               std::string("the coordinator answered with ") + control_name(received.message)};
     case Received::What::kNothing:
-      return {Reason::kUnavailable, "the coordinator did not answer in time"};
+      return {Reason::kUnavailable, "it did not reply"};
     case Received::What::kClosed:
       return ended();
     case Received::What::kDamaged:
       return {Reason::kOther, "the coordinator's answer makes no sense: " + received.why};
     case Received::What::kNoRoom:
-      return {Reason::kUnavailable, "this process has no descriptors left (ulimit -n)"};
+      return {Reason::kOther, "this process has no descriptors left (ulimit -n)"};
   }
   return {Reason::kOther, "unknown"};
 }
@@ -93,25 +91,24 @@ Message* wanted(Received& received) {
                                                    : nullptr;
 }
 
-// Runs `attempt` with fresh connections until it is decided.
+// Runs `attempt` with fresh connections until the result is something else than a Refusal with
+// kUnavailable.
 template <class Result, class Attempt>
 Result persist(const std::string& name, std::uint64_t deadline_ns, Attempt attempt) {
   check_name(name);
   const RuntimeDirectory directory = open_runtime_directory();
   for (;;) {  // bounded by the deadline
     auto connected = connect_by_name(name, directory, deadline_ns);
-    std::optional<Result> result;
-    if (auto* socket = std::get_if<OwnedFd>(&connected)) {
-      result = attempt(std::move(*socket));
-    } else if (Refusal& refusal = std::get<Refusal>(connected); !may_succeed_later(refusal)) {
-      return Result(std::move(refusal));
-    }
-    if (result) {
-      return std::move(*result);
+    auto* socket = std::get_if<OwnedFd>(&connected);
+    Result result = socket != nullptr ? attempt(std::move(*socket))
+                                      : Result(std::move(std::get<Refusal>(connected)));
+    auto* refusal = std::get_if<Refusal>(&result);
+    if (refusal == nullptr || !may_succeed_later(*refusal)) {
+      return result;
     }
     if (monotonic_ns() >= deadline_ns) {
-      return Result(Refusal{Reason::kUnavailable, "the coordinator '" + name +
-                                                      "' kept closing the connection"});
+      refusal->text = "no answer from the coordinator '" + name + "' in time: " + refusal->text;
+      return result;
     }
     ::poll(nullptr, 0, kRetryMs);
   }
@@ -166,30 +163,20 @@ std::variant<Admission, Refusal> say_hello(OwnedFd socket, const Identity& ident
 
 std::variant<Admission, Refusal> join(const std::string& name, Role role,
                                       std::uint64_t deadline_ns) {
-  using Result = std::variant<Admission, Refusal>;
-  return persist<Result>(name, deadline_ns, [&](OwnedFd socket) -> std::optional<Result> {
-    Result result = say_hello(std::move(socket), own_identity(), role, deadline_ns);
-    if (const auto* refusal = std::get_if<Refusal>(&result);
-        refusal != nullptr && may_succeed_later(*refusal)) {
-      return std::nullopt;
-    }
-    return result;
+  return persist<std::variant<Admission, Refusal>>(name, deadline_ns, [&](OwnedFd socket) {
+    return say_hello(std::move(socket), own_identity(), role, deadline_ns);
   });
 }
 
 std::optional<Refusal> request_stop(const std::string& name, std::uint64_t deadline_ns) {
   using Result = std::variant<std::vector<OwnedFd>, Refusal>;
-  Result result = persist<Result>(name, deadline_ns, [&](OwnedFd socket) -> std::optional<Result> {
+  Result result = persist<Result>(name, deadline_ns, [&](OwnedFd socket) -> Result {
     send_control(socket.get(), Stop{});
     Received received = await_control(socket.get(), deadline_ns);
     if (wanted<Stopping>(received) != nullptr) {
-      return Result(std::move(received.fds));
+      return std::move(received.fds);
     }
-    Refusal refusal = explain(received);
-    if (may_succeed_later(refusal)) {
-      return std::nullopt;
-    }
-    return Result(std::move(refusal));
+    return explain(received);
   });
   if (auto* refusal = std::get_if<Refusal>(&result)) {
     return std::move(*refusal);

@@ -31,7 +31,7 @@ std::variant<Admission, Refusal> join(const std::string& name, Role role,
                                       std::uint64_t deadline_ns);
 
 // The part of it that follows connecting, with the identity given (tests lie about theirs). A
-// Refusal with kUnavailable and an empty text: the connection ended, and another try may succeed.
+// Refusal with kUnavailable: another try may succeed.
 std::variant<Admission, Refusal> say_hello(OwnedFd socket, const Identity& identity, Role role,
                                            std::uint64_t deadline_ns);
 

@@ -34,9 +34,9 @@ struct RuntimeDirectory {
   std::string socket_address(const std::string& name) const;
 };
 
-// $XDG_RUNTIME_DIR/theus if that variable names a directory, otherwise /tmp/theus-UID; made if it is
-// not there. Throws RendezvousError when it belongs to somebody else, is open to others, or cannot
-// be made. Not the temporary directory of TMPDIR: two programs have to find the same place.
+// $XDG_RUNTIME_DIR/theus if that variable names a directory, otherwise /tmp/theus-UID; made if it
+// is not there. Throws RendezvousError when it belongs to somebody else, is open to others, or
+// cannot be made. Not the temporary directory of TMPDIR: two programs have to find the same place.
 RuntimeDirectory open_runtime_directory();
 
 // The coordinator's socket, SOCK_SEQPACKET: listening (accepting from it never blocks), and

@@ -28,7 +28,7 @@ bool Tables::append_place(std::uint32_t node_unit, Link key_link, VersionRecord&
   OrderChunk& page = chunk(target);
   const std::uint8_t place = shape.used;
   // The place before the count that makes readers look at it.
-  journal.set(page.place[place], key_link.raw);
+  journal.set(page.places()[place], key_link.raw);
   ++shape.used;
   ++shape.live;
   journal.set(page.shape, shape.pack());
@@ -43,8 +43,8 @@ bool Tables::append_place(std::uint32_t node_unit, Link key_link, VersionRecord&
 void Tables::clear_place(std::uint32_t node_unit, std::uint32_t chunk_unit, std::uint32_t place) {
   OrderChunk& page = chunk(chunk_unit);
   ChunkShape shape = ChunkShape::unpack(page.shape.load(std::memory_order_relaxed));
-  if (place >= shape.used || page.place[place].load(std::memory_order_relaxed) == 0) return;
-  journal.set(page.place[place], 0);
+  if (place >= shape.used || page.places()[place].load(std::memory_order_relaxed) == 0) return;
+  journal.set(page.places()[place], 0);
   if (shape.live > 0) --shape.live;
   journal.set(page.shape, shape.pack());
   NodeRecord& home = node(node_unit);

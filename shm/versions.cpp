@@ -53,7 +53,7 @@ bool read_place(const Space& space, Link link, std::uint32_t place, SeenPlace* s
   constexpr std::uint32_t kPlacesMax = chunk_capacity(kChunk256);
   if (place < seen->shape.used && place < kPlacesMax &&
       space.at(link.offset(), kChunkFixedBytes + (place + 1) * sizeof(Word)) != nullptr) {
-    seen->key = Link(chunk->place[place].load(std::memory_order_acquire));
+    seen->key = Link(chunk->places()[place].load(std::memory_order_acquire));
   }
   return chunk->cell.generation.load(std::memory_order_acquire) == link.generation();
 }

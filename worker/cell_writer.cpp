@@ -143,7 +143,7 @@ Link CellWriter::node(const Mapping& mapping) {
     const Link key_link = key(*e, link.raw);
     state_.in.space.writable_cell<shm::KeyRecord>(key_link.unit())
         ->head.store(record(*e).raw, kRelease);
-    page->place[shape.used].store(key_link.raw, kRelease);
+    page->places()[shape.used].store(key_link.raw, kRelease);
     ++shape.used;
     ++shape.live;
     page->shape.store(shape.pack(), kRelease);

@@ -80,7 +80,7 @@ class Auditor {
       if (load(chunk.prev) != prev) fault(name("chunk", at.unit()) + ": wrong prev");
       std::uint32_t filled = 0;
       for (std::uint32_t i = 0; i < shape.used; ++i) {
-        const Link key(load(chunk.place[i]));
+        const Link key(load(chunk.places()[i]));
         if (!key) continue;
         ++filled;
         places_[key.unit()].insert({at.unit(), i});

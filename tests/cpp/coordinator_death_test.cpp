@@ -281,6 +281,60 @@ TEST_F(CoordinatorDeath, AStoppedHolderIsFencedForAnAdmissionAsWell) {
   const auto another = attached_worker("shop");
 }
 
+TEST_F(CoordinatorDeath, AStoppedHolderIsFencedByARestartedCoordinator) {
+  const auto started = start("shop");
+  const auto holder = attached_worker("shop");
+  const auto waiter = attached_worker("shop");
+  holder->line().say('l');
+  ASSERT_EQ(holder->line().hear(), 'l');
+  holder->signal(SIGSTOP);
+  ::kill(static_cast<pid_t>(started.pid), SIGKILL);
+  waiter->line().say('c');
+  EXPECT_EQ(waiter->line().hear(), 'c');
+}
+
+TEST_F(CoordinatorDeath, ADeadHoldersLockPassesOn) {
+  start("shop");
+  const shm::Admission eye = observe("shop");
+  const shm::Space space(eye.segments, shm::Access::kObserver);
+  const auto holder = attached_worker("shop");
+  const auto waiter = attached_worker("shop");
+  holder->line().say('l');
+  ASSERT_EQ(holder->line().hear(), 'l');
+  holder->kill_and_reap();
+  // Without anybody asking for the lock: the coordinator repairs by itself.
+  EXPECT_TRUE(eventually([&] { return space.header().repairs.load() == 1; }));
+  EXPECT_TRUE(eventually([&] { return slots_in_use(space) == 1; }));
+  waiter->line().say('c');
+  EXPECT_EQ(waiter->line().hear(), 'c');
+}
+
+TEST_F(CoordinatorDeath, AStoppedSupervisorOnlyDelaysAdmissions) {
+  const auto started = start("shop");
+  const shm::Admission eye = observe("shop");
+  const shm::Space space(eye.segments, shm::Access::kObserver);
+  const auto peer = attached_worker("shop");
+  const auto supervisor = static_cast<pid_t>(started.supervisor_pid);
+  ::kill(supervisor, SIGSTOP);
+  ASSERT_TRUE(eventually([&] {
+    return shm::thread_state(started.supervisor_pid, started.supervisor_pid) == 'T';
+  }));
+  Peer late([](const Peer::Line& line) {
+    const worker::Attachment attachment = worker::attach("shop");
+    line.say('a');
+    line.hear();
+  });
+  // It has its slot, and waits to be told.
+  EXPECT_TRUE(eventually([&] { return slots_in_use(space) == 2; }));
+  peer->line().say('c');
+  EXPECT_EQ(peer->line().hear(), 'c');
+  peer->line().say('d');
+  EXPECT_EQ(peer->line().hear(), 'd');
+  EXPECT_TRUE(eventually([&] { return slots_in_use(space) == 1; }));
+  ::kill(supervisor, SIGCONT);
+  EXPECT_EQ(late.line().hear(), 'a');
+}
+
 TEST_F(CoordinatorDeath, AStoppedProcessWithoutTheLockIsLeftAlone) {
   start("shop");
   const auto stopped = attached_worker("shop");

@@ -1,0 +1,89 @@
+// The census: which admitted processes live.
+//
+// Invariants: 1. A member is gone when its control socket is at end of file and either its process
+// has ended (pidfd) or it said that it detaches. 2. `gone` is told once for each member, which
+// stays in the census until remove().
+//
+// Thread safety: one thread at a time.
+#pragma once
+
+#include <spdlog/logger.h>
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "coordinator/event_loop.h"
+#include "coordinator/log.h"
+#include "coordinator/roster.h"
+#include "shm/layout.h"
+
+namespace theus::coordinator {
+
+struct Member {
+  RosterEntry entry;
+  bool acknowledged = false;   // the supervisor has it
+  bool socket_closed = false;  // at end of file, or closed by us for what it sent
+  bool process_ended = false;
+  bool gone = false;
+  EventLoop::Ticket socket_ticket = 0;
+  EventLoop::Ticket process_ticket = 0;
+};
+
+class Census {
+ public:
+  struct Callbacks {
+    std::function<void(const Member&)> gone;
+    std::function<void(const Member&)> detached;      // announced; not yet gone
+    std::function<void()> something_ended;            // a socket or a process
+    std::function<void(std::uint64_t sequence)> stuck;
+  };
+
+  Census(EventLoop& loop, spdlog::logger& log, LogBudget& budget, Callbacks callbacks);
+  ~Census();
+  Census(const Census&) = delete;
+  Census& operator=(const Census&) = delete;
+
+  // Starts watching. The slot must be free. Never tells anything from within.
+  Member& add(RosterEntry entry);
+  void remove(std::uint32_t slot);
+
+  Member* find(std::uint32_t slot) {
+    return slot < members_.size() ? members_[slot].get() : nullptr;
+  }
+  template <class Condition>
+  Member* find_if(Condition condition) {
+    for (const auto& member : members_) {
+      if (member && condition(*member)) {
+        return member.get();
+      }
+    }
+    return nullptr;
+  }
+  template <class Action>
+  void for_each(Action action) {
+    for (const auto& member : members_) {
+      if (member) {
+        action(*member);
+      }
+    }
+  }
+  bool empty() const { return count_ == 0; }
+  std::uint32_t count() const { return count_; }
+
+ private:
+  void socket_event(std::uint32_t slot);
+  void process_event(std::uint32_t slot);
+  void close_socket(Member& member);
+  void settle(Member& member);
+
+  EventLoop& loop_;
+  spdlog::logger& log_;
+  LogBudget& budget_;
+  const Callbacks callbacks_;
+  std::array<std::unique_ptr<Member>, shm::kMaxSlots> members_;
+  std::uint32_t count_ = 0;
+};
+
+}  // namespace theus::coordinator
