@@ -18,6 +18,7 @@ constexpr std::uint32_t kRecordsPerReclaim = 256;
 constexpr std::uint64_t kHopsPerGrant = 2048;
 constexpr std::uint32_t kExtentsPerSweep = 4096;   // looked at in one piece of an eviction
 constexpr std::uint32_t kOrphansPerSweep = 16;     // rebuilt in one piece
+constexpr std::uint32_t kCellsPutBackAtOnce = 512;
 constexpr std::uint32_t kRawExtentsAtOnce = 16;    // 1 MiB: what is backed for a small need
 constexpr std::uint64_t kPinnedPaceNs = 50'000'000;
 
@@ -47,8 +48,8 @@ struct Arbiter::Impl {
         slot(its_slot),
         lock(shared, its_slot),
         tables(shared),
-        committer(tables),
-        reclaimer(tables) {}
+        reclaimer(tables),
+        committer(tables, reclaimer) {}
 
   bool take(Acquired acquired) {
     if (acquired == Acquired::kNo) return false;
@@ -71,8 +72,8 @@ struct Arbiter::Impl {
   const std::uint32_t slot;
   ArbitrationLock lock;
   Tables tables;
-  Committer committer;
   Reclaimer reclaimer;
+  Committer committer;
   std::uint32_t commits_since_reclaim = 0;
   std::uint64_t combined = 0;
   // Where the eviction of `sweeping` stands; a new process starts it again from 0.
@@ -396,6 +397,15 @@ bool Arbiter::prelink(Link node, bool* good) {
 }
 
 bool Arbiter::abandon_prelinked() { return impl_->committer.bury_nursery(impl_->slot); }
+
+void Arbiter::put_back_cells(std::vector<std::uint32_t>& units) {
+  impl_->tables.journal.begin(kNoVersion);
+  for (std::uint32_t i = 0; i < kCellsPutBackAtOnce && !units.empty(); ++i) {
+    impl_->tables.cells.release(units.back());
+    units.pop_back();
+  }
+  impl_->tables.journal.end();
+}
 
 Arbiter::Grant Arbiter::grant(GrantRequest& request) {
   Tables& tables = impl_->tables;

@@ -66,6 +66,10 @@ class Arbiter {
   // `nanoseconds`. False: somebody else has the turn.
   bool claim_turn(std::uint64_t nanoseconds);
 
+  // Gives unused cells of this process's stock back to their extents, the last ones of `units`
+  // first, a bounded number. Extents that become free that way are anybody's.
+  void put_back_cells(std::vector<std::uint32_t>& units);
+
   // Takes `length` free extents for this process. kBacked: usable. kRaw: call Space::back on them
   // (without the lock), then settle(). kMore: call again (the search is bounded). kNone: full.
   enum class Grant : std::uint8_t { kBacked, kRaw, kMore, kNone };

@@ -41,6 +41,8 @@ class Cells {
  private:
   HalfWord& collect_head(std::uint16_t owner, std::uint8_t cell_class);
   void enlist(std::uint64_t extent, std::uint16_t owner, std::uint8_t cell_class);
+  void delist(std::uint64_t extent, std::uint16_t owner, std::uint8_t cell_class);
+  void all_free(const CellPlace& place);
   CellHeader& cell_in(std::uint64_t extent, std::uint8_t cell_class, std::uint32_t index);
 
   const Space& space_;

@@ -11,7 +11,6 @@ namespace {
 constexpr std::uint32_t kDepthMax = 4096;  // far above any nesting the bindings allow
 
 constexpr std::uint64_t kPrelinkKeys = 512;      // linked in one hold of the lock
-constexpr std::uint32_t kNurseryMax = 1u << 20;  // nodes of one delta; only bounds a search
 
 bool is_node(std::uint8_t cell_class) { return cell_class == kNode; }
 
@@ -93,7 +92,10 @@ Decision Committer::decide_message(std::uint32_t slot, wire::Delta::Reader delta
         (place->head.length * kExtentBytes - kAlignedPayload) / sizeof(JournalEntry);
   }
 
-  // The request before the version: whoever finds the version finds out what it is for.
+  // A version that an owner left here, who died between its answer and clearing it, goes first;
+  // then the request, then the version: at no time does a version stand beside a request that it
+  // is not for. (tests/model/commit_death.pml)
+  header.slots[slot].assigned.store(0, std::memory_order_release);
   header.slots[slot].assigned_request.store(delta.getSequence(), std::memory_order_release);
   header.slots[slot].assigned.store(version_, std::memory_order_release);
   tables_.journal.begin(version_, region, region_entries);
@@ -136,7 +138,13 @@ bool Committer::check(wire::Check::Reader check_one, std::uint64_t snapshot,
     const std::uint64_t version = record.version.load(std::memory_order_relaxed);
     *winner = died_at != 0 ? died_at : version;
     if (died_at != 0) return false;
-    return kind == wire::Check::Kind::PRESENT || version == check_one.getSeen();
+    if (kind == wire::Check::Kind::KEY) return version == check_one.getSeen();
+    // Present: 0, or where an iteration found it: deleted and inserted again it stands elsewhere.
+    // (The transaction's own pin keeps that place from being given to another.)
+    const RecordShape shape = RecordShape::unpack(record.shape.load(std::memory_order_relaxed));
+    const std::uint64_t place =
+        std::uint64_t{record.chunk.load(std::memory_order_relaxed)} << 32 | (shape.place + 1u);
+    return check_one.getSeen() == 0 || check_one.getSeen() == place;
   }
   const auto* node = tables_.space.cell<NodeRecord>(subject);
   if (node == nullptr ||
@@ -253,11 +261,13 @@ bool Committer::link_tree(Link top, Link bound_to) {
   NodeRecord& top_node = tables_.node(top.unit());
   top_node.parent.store(bound_to.raw, std::memory_order_release);
   top_node.dead_next.store(0, std::memory_order_release);
-  return link_pending(top.unit());
+  std::uint64_t keys = 0;
+  return link_pending(top.unit(), &keys);
 }
 
 // Nodes still to do are chained through `dead_next`, which nobody else uses before they are bound.
-bool Committer::link_pending(std::uint32_t pending) {
+// Adds the keys that it links to *keys.
+bool Committer::link_pending(std::uint32_t pending, std::uint64_t* keys) {
   while (pending != 0) {
     const std::uint32_t unit = pending;
     NodeRecord& node = tables_.node(unit);
@@ -272,6 +282,7 @@ bool Committer::link_pending(std::uint32_t pending) {
       prev = chunk_link.unit();
       chunk_link = Link(tables_.chunk(prev).next.load(std::memory_order_relaxed));
     }
+    *keys += count;
     node.last_chunk.store(prev, std::memory_order_release);
     node.count.store(count, std::memory_order_release);
     node.structure_version.store(0, std::memory_order_release);
@@ -303,27 +314,31 @@ bool Committer::link_chunk(std::uint32_t node_unit, Link chunk_link, std::uint32
   return true;
 }
 
-// True if the node stands in the worker's nursery; then it is bound to `bound_to` now.
+// True if the node stands in the worker's nursery; then it is bound to `bound_to` now. The nursery
+// is a doubly linked list: `dead_next`, and back through `unlinked`, which is free for that once
+// all of a node is linked (only the newest node can be unfinished: nodes come deepest first).
 bool Committer::leave_nursery(Link node_link, Link bound_to) {
-  HalfWord* next = &tables_.header().slots[slot_].nursery;
-  for (std::uint32_t hop = 0; hop < kNurseryMax; ++hop) {
-    const std::uint32_t unit = next->load(std::memory_order_relaxed);
-    if (unit == 0) return false;
-    NodeRecord& node = tables_.node(unit);
-    if (unit != node_link.unit()) {
-      next = &node.dead_next;
-      continue;
-    }
-    if (node.cell.generation.load(std::memory_order_relaxed) != node_link.generation() ||
-        node.unlinked.load(std::memory_order_relaxed) != 0) {
-      return false;
-    }
-    tables_.journal.set(*next, node.dead_next.load(std::memory_order_relaxed));
-    tables_.journal.set(node.dead_next, 0);
-    tables_.journal.set(node.parent, bound_to.raw);
-    return true;
+  const auto place = locate_cell(tables_.space, node_link.unit());
+  if (!place || place->cell_class() != kNode || place->head.owner != slot_) return false;
+  NodeRecord& node = tables_.node(node_link.unit());
+  if (node.cell.state.load(std::memory_order_relaxed) != kCellLinked ||
+      node.cell.generation.load(std::memory_order_relaxed) != node_link.generation() ||
+      node.parent.load(std::memory_order_relaxed) != 0) {
+    return false;
   }
-  return false;
+  HalfWord& nursery = tables_.header().slots[slot_].nursery;
+  const std::uint64_t newer = node.unlinked.load(std::memory_order_relaxed);
+  const bool newest = nursery.load(std::memory_order_relaxed) == node_link.unit();
+  // Unfinished, or (the root) in no nursery at all.
+  if (newest != (newer == 0)) return false;
+  const std::uint32_t older = node.dead_next.load(std::memory_order_relaxed);
+  tables_.journal.set(newest ? nursery : tables_.node(static_cast<std::uint32_t>(newer)).dead_next,
+                      older);
+  if (older != 0) tables_.journal.set(tables_.node(older).unlinked, newer);
+  tables_.journal.set(node.unlinked, 0);
+  tables_.journal.set(node.dead_next, 0);
+  tables_.journal.set(node.parent, bound_to.raw);
+  return true;
 }
 
 Committer::Prelinked Committer::prelink(std::uint32_t slot, Link top) noexcept {
@@ -342,7 +357,9 @@ Committer::Prelinked Committer::prelink(std::uint32_t slot, Link top) noexcept {
       journal.set(node.last_chunk, 0);
       journal.set(node.count, 0);
       journal.set(node.parent, 0);
-      journal.set(node.dead_next, nursery.load(std::memory_order_relaxed));
+      const std::uint32_t older = nursery.load(std::memory_order_relaxed);
+      journal.set(node.dead_next, older);
+      if (older != 0) journal.set(tables_.node(older).unlinked, top.unit());
       tables_.cells.link(top.unit());
       journal.set(nursery, top.unit());
     }
@@ -350,12 +367,14 @@ Committer::Prelinked Committer::prelink(std::uint32_t slot, Link top) noexcept {
   bool more = false;
   if (good) {
     NodeRecord& node = tables_.node(top.unit());
-    std::uint64_t count = 0;
+    std::uint64_t count = 0, below = 0;
     Link at(node.unlinked.load(std::memory_order_relaxed));
-    while (good && at && count < kPrelinkKeys) {
+    // A chunk brings at most 29 keys with 32 more below each (worker/cell_writer.cpp): what one
+    // hold links stays far inside the journal.
+    while (good && at && count + below < kPrelinkKeys) {
       std::uint32_t pending = 0;
       const std::uint32_t last = node.last_chunk.load(std::memory_order_relaxed);
-      good = link_chunk(top.unit(), at, last, &count, &pending) && link_pending(pending);
+      good = link_chunk(top.unit(), at, last, &count, &pending) && link_pending(pending, &below);
       const Link next(tables_.chunk(at.unit()).next.load(std::memory_order_relaxed));
       journal.set(tables_.chunk(at.unit()).next, 0);
       journal.set(last != 0 ? tables_.chunk(last).next : node.first_chunk, at.raw);
@@ -379,7 +398,9 @@ bool Committer::bury_nursery(std::uint32_t slot) {
   const std::uint32_t unit = nursery.load(std::memory_order_relaxed);
   if (unit == 0) return false;
   tables_.journal.begin(kNoVersion);
-  tables_.journal.set(nursery, tables_.node(unit).dead_next.load(std::memory_order_relaxed));
+  const std::uint32_t older = tables_.node(unit).dead_next.load(std::memory_order_relaxed);
+  tables_.journal.set(nursery, older);
+  if (older != 0) tables_.journal.set(tables_.node(older).unlinked, 0);
   tables_.bury(unit);
   tables_.journal.end();
   return true;
@@ -460,6 +481,8 @@ Committer::Applied Committer::apply(wire::Operation::Reader operation, std::uint
 }
 
 void Committer::note_write(std::uint32_t key_unit) {
+  reclaimer_.note(Link(tables_.key(key_unit).cell.generation.load(std::memory_order_relaxed),
+                       key_unit));
   Header& header = tables_.header();
   const std::uint64_t position = header.ring_next.load(std::memory_order_relaxed);
   CommittedWrite& entry = header.ring[position % kCommitRing];

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "shm/delta.capnp.h"
+#include "shm/reclaim.h"
 #include "shm/tables.h"
 
 namespace theus::shm {
@@ -23,7 +24,7 @@ struct Decision {
 
 class Committer {
  public:
-  explicit Committer(Tables& tables) : tables_(tables) {}
+  Committer(Tables& tables, Reclaimer& reclaimer) : tables_(tables), reclaimer_(reclaimer) {}
 
   // Decides the delta in `slot`'s submission area and, if it commits, publishes it. Never throws.
   Decision decide(std::uint32_t slot) noexcept;
@@ -59,7 +60,7 @@ class Committer {
   std::uint32_t usable_spare(Link chunk) const;
   bool link_record(Link record, Link key_link, std::uint64_t version);
   bool link_tree(Link node, Link bound_to);
-  bool link_pending(std::uint32_t pending);
+  bool link_pending(std::uint32_t pending, std::uint64_t* keys);
   bool link_chunk(std::uint32_t node_unit, Link chunk_link, std::uint32_t prev,
                   std::uint64_t* count, std::uint32_t* pending);
   bool leave_nursery(Link node, Link bound_to);
@@ -71,6 +72,7 @@ class Committer {
   void superseded(const VersionRecord& record);
 
   Tables& tables_;
+  Reclaimer& reclaimer_;
   // The delta under work.
   std::uint32_t slot_ = 0;
   std::uint64_t snapshot_ = 0;

@@ -24,7 +24,8 @@ struct Check {
     key @0;                  # the newest version of the key is `seen`, and alive
     structure @1;            # no entry came or went in the node since the snapshot
     emptiness @2;            # the node is empty, or not, as it was
-    present @3;              # the key is there, whatever its value
+    present @3;              # the key is there, whatever its value; `seen`: 0, or its place in the
+                             # order (unit of the chunk << 32 | place + 1)
   }
 }
 

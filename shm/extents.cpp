@@ -61,6 +61,7 @@ void Extents::take(std::uint64_t at, std::uint32_t length, ExtentHead wanted) {
   wanted.length = length;
   journal_.set(table()[at].free_list, kNoCell);
   journal_.set(table()[at].listed, 0);
+  journal_.set(table()[at].free_count, 0);
   set_head(at, wanted);
   count_used(length);
   if (free_run.kind == ExtentKind::kFreeRaw) count_backed(length);

@@ -145,7 +145,9 @@ struct ExtentRecord {
   HalfWord free_list;  // index of the first free cell that its owner has not yet taken, kNoCell
   HalfWord listed;     // 1: stands in its owner's (or the orphans') list of extents to collect
   HalfWord list_next;  // extent index + 1 of the next in that list
-  HalfWord reserved[3];
+  HalfWord list_prev;  // extent index + 1 of the one before it in that list, 0: it is the first
+  HalfWord free_count; // cells in the free list
+  HalfWord reserved;
 };
 static_assert(sizeof(ExtentRecord) == 32);
 

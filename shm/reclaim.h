@@ -10,6 +10,7 @@
 // Lock held.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "shm/pins.h"
@@ -21,9 +22,13 @@ class Reclaimer {
  public:
   explicit Reclaimer(Tables& tables) : tables_(tables) {}
 
-  // Scans the pins and handles at most `records_max` records. True if a further call now would find
-  // something that can go.
+  // Scans the pins and handles at most about `records_max` records. True unless both queues have
+  // been gone through once, over however many calls, without finding anything that can go.
   bool run(std::uint32_t records_max);
+
+  // Keys that this process has written lately are pruned first in each run, wherever they stand in
+  // the queue: a hot key does not wait behind all that are pinned.
+  void note(Link key) { recent_[recent_next_++ % recent_.size()] = key; }
 
   const PinScan& scan() const { return scan_; }
 
@@ -36,13 +41,22 @@ class Reclaimer {
   Pruned prune_chain(std::uint32_t key_unit, std::uint32_t records_max);
   bool removable(const VersionRecord& record) const;
   void release_record(std::uint32_t unit);
+  void prune_recent();
   void step_retained();
-  bool step_dead();
+  void step_dead();
+  void free_dead_key(std::uint32_t node_unit, Link chunk, std::uint32_t place);
+  bool holds_pinned_block(const KeyRecord& key) const;
 
   Tables& tables_;
   PinScan scan_;
+  std::array<Link, 64> recent_{};
+  std::size_t recent_next_ = 0;
   std::uint32_t budget_ = 0;
   bool progress_ = false;
+  // The round: what is left to visit of what stood in the queues when it began.
+  std::uint64_t keys_left_ = 0;
+  std::uint64_t nodes_left_ = 0;
+  bool round_progress_ = false;
 };
 
 }  // namespace theus::shm

@@ -150,6 +150,8 @@ Link CellWriter::node(const Mapping& mapping) {
   }
   // Larger nodes one by one; smaller ones go along with the chunk that holds them.
   if (prelink_ && keys_below_ - keys_before > kPrelinkAbove) {
+    // Before the first: if anything fails from here on, what is linked becomes garbage.
+    state_.prelinked = true;
     bool more = true, good = true;
     while (more && good) {
       state_.in.lock();
@@ -158,7 +160,6 @@ Link CellWriter::node(const Mapping& mapping) {
     }
     if (!good) throw Error("the arbiter found a new mapping malformed; nothing was written");
     keys_below_ = keys_before;
-    prelinked_ = true;
   }
   return link;
 }

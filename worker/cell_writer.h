@@ -26,14 +26,12 @@ class CellWriter {
 
   // Key records in new subtrees that the delta itself will have to link.
   std::uint64_t keys_below() const { return keys_below_; }
-  bool prelinked() const { return prelinked_; }
 
  private:
   shm::Link node(const Mapping& mapping);
 
   Transaction::State& state_;
   bool prelink_;
-  bool prelinked_ = false;
   std::uint64_t keys_below_ = 0;
 };
 

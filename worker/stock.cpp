@@ -109,12 +109,24 @@ bool Stock::try_grant(std::uint32_t length, std::uint8_t cell_class, std::uint64
   return backed;
 }
 
+void Stock::return_unused(std::uint8_t except) {
+  for (std::uint8_t each = 0; each < shm::kCellClassCount; ++each) {
+    while (each != except && !free_[each].empty()) {
+      lock_();
+      arbiter_.put_back_cells(free_[each]);
+      arbiter_.unlock();
+    }
+  }
+}
+
 // 0: cells of the class have been collected instead (extent 0 is never granted).
 std::uint64_t Stock::grant(std::uint32_t length, std::uint8_t cell_class) {
   std::uint64_t extent = 0;
   std::string why;
   if (try_grant(length, cell_class, &extent, &why)) return extent;
-  // Full, as it seems. What is superseded and not pinned must go before anybody is told so.
+  // Full, as it seems. What is superseded and not pinned must go before anybody is told so, and
+  // what this process has bought and does not use.
+  return_unused(cell_class);
   const bool cells = cell_class < shm::kCellClassCount;
   bool more = true;
   for (int round = 0; more && round < kReclaimRounds; ++round) {

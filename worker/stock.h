@@ -38,6 +38,7 @@ class Stock {
 
  private:
   void refill(std::uint8_t cell_class);
+  void return_unused(std::uint8_t except);  // everything but one class, for want of memory
   std::uint64_t grant(std::uint32_t length, std::uint8_t cell_class);
   bool try_grant(std::uint32_t length, std::uint8_t cell_class, std::uint64_t* extent,
                  std::string* why);

@@ -101,14 +101,15 @@ void plan_checks(const Transaction::State& s, Plan& plan) {
     if (!entry->present_in_snapshot || entry->mapping->node == 0) continue;
     // An operation on the key checks that it is unchanged anyway.
     if (submits(s, *entry)) continue;
+    if (entry->presence_read) {
+      plan.checks.push_back(
+          {entry->key_link, entry->passed ? entry->place : 0, wire::Check::Kind::PRESENT});
+      plan.subjects.push_back({entry, nullptr});
+    }
     if (entry->read) {
       plan.checks.push_back({entry->key_link, entry->seen_version, wire::Check::Kind::KEY});
-    } else if (entry->presence_read) {
-      plan.checks.push_back({entry->key_link, 0, wire::Check::Kind::PRESENT});
-    } else {
-      continue;
+      plan.subjects.push_back({entry, nullptr});
     }
-    plan.subjects.push_back({entry, nullptr});
   }
   for (const Mapping* mapping : s.mappings) {
     if (mapping->node == 0) continue;
@@ -124,7 +125,8 @@ void plan_checks(const Transaction::State& s, Plan& plan) {
   }
   for (const Entry* entry : s.entries) {
     if (entry->present_in_snapshot || entry->mapping->node == 0) continue;
-    if (!(entry->read || entry->presence_read) || submits(s, *entry)) continue;
+    // Written and taken back again: the key still had to be absent for that.
+    if (!(entry->read || entry->presence_read || entry->written) || submits(s, *entry)) continue;
     plan.absences.push_back(entry);
     plan.absence_words += 4 + entry->key.size / 8;
     plan.subjects.push_back({entry, nullptr});
@@ -175,7 +177,6 @@ void plan_operations(Transaction::State& s, Plan& plan) {
     plan.subjects.push_back({entry, nullptr});
   }
   plan.keys_new += writer.keys_below();
-  s.prelinked = s.prelinked || writer.prelinked();
 }
 
 // Where the message goes: the desk, or a leased run when it is too long for that.

@@ -87,6 +87,7 @@ void Transaction::State::adopt_found(Entry* entry, const Found& found) {
   entry->present_in_snapshot = true;
   entry->record_link = found.seen.link.raw;
   entry->seen_version = found.seen.version;
+  entry->place = std::uint64_t{found.seen.chunk} << 32 | (found.seen.shape.place + 1u);
   entry->value = value_of(in.space, found.seen);
 }
 
@@ -451,7 +452,7 @@ Entry* Transaction::next(Cursor& cursor) {
       Entry* entry = s.entry_of(mapping, found);
       // Deleted by this transaction, or deleted and put again: then it comes with the new ones.
       if (entry->value.kind == Value::Kind::kAbsent || entry->in_new) continue;
-      entry->presence_read = true;
+      entry->presence_read = entry->passed = true;
       return entry;
     }
     cursor.stage = 1;

@@ -106,6 +106,8 @@ struct Entry {
   Mapping* child = nullptr;        // of a kMapping value, made when first descended into
   bool read = false;               // in the read set
   bool presence_read = false;      // only whether it is there is in the read set
+  bool passed = false;             // an iteration passed it: where it stands is, too
+  std::uint64_t place = 0;         // in the snapshot's order: unit of the chunk << 32 | place + 1
   bool written = false;            // put or deleted by this transaction
   void* user = nullptr;            // the binding's: shadow, decoded object; freed by its hook
   // implementation

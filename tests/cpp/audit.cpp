@@ -27,6 +27,7 @@ class Auditor {
     reach_node(root, "root");
     reach_queues();
     check_cells();
+    check_lists();
     check_index();
     check_slots();
     return std::move(audit_);
@@ -251,6 +252,7 @@ class Auditor {
         }
         i = load(cell<CellHeader>(first + i * step).state);
       }
+      if (listed.size() != load(header_.extents[at].free_count)) fault("a free count is wrong");
       for (std::uint32_t i = 0; i < cells; ++i) {
         const std::uint32_t unit = first + i * step;
         const bool is_linked = load(cell<CellHeader>(unit).state) == kCellLinked;
@@ -267,6 +269,38 @@ class Auditor {
       }
     }
     if (linked != reached_.size()) fault("linked cells and reachable cells differ in number");
+  }
+
+  // Collect lists and orphans: doubly linked, and exactly the extents that say so.
+  void check_lists() {
+    std::set<std::uint64_t> seen;
+    auto walk = [&](std::uint32_t first, std::uint16_t owner, std::size_t cell_class) {
+      std::uint32_t prev = 0;
+      for (std::uint32_t at = first; at != 0;) {
+        const ExtentRecord& record = header_.extents[at - 1];
+        const ExtentHead head = ExtentHead::unpack(load(record.head));
+        if (head.kind != ExtentKind::kCells || head.owner != owner ||
+            head.cell_class != cell_class || load(record.listed) != 1 ||
+            load(record.list_prev) != prev || !seen.insert(at - 1).second) {
+          fault("a collect list is broken at extent " + std::to_string(at - 1));
+          return;
+        }
+        prev = at;
+        at = load(record.list_next);
+      }
+    };
+    for (std::size_t c = 0; c < kCellClassCount; ++c) {
+      walk(load(header_.orphans[c]), kNoSlot, c);
+      for (std::uint16_t i = 0; i < load(header_.slots_high); ++i) {
+        walk(load(header_.slots[i].collect[c]), i, c);
+      }
+    }
+    for (const auto& [at, head] : runs_) {
+      if (head.kind == ExtentKind::kCells && load(header_.extents[at].listed) == 1 &&
+          seen.count(at) == 0) {
+        fault("extent " + std::to_string(at) + " says it is listed and is not");
+      }
+    }
   }
 
   const Word* bucket(std::uint32_t b) {

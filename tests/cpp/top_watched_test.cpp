@@ -1,7 +1,9 @@
 #include "tools/top/watched.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include "tests/cpp/coordinator_harness.h"
 

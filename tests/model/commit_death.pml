@@ -33,8 +33,8 @@
  * the worker has submitted again before repair looks (REPAIR_CLEARS_ANSWERED), it cannot tell an
  * answered delta from one whose owner died just before its answer. Nor does clearing first help
  * (CLEAR_BEFORE_ANSWER): a death between the two applies the delta twice. The tag may share the
- * word (the model's default) or be a word of its own (TAG_WORD): then the old version must be
- * cleared before the new tag is stored.
+ * word (the model's default) or be a word of its own (TAG_WORD, as `assigned_request` in the code):
+ * then the old version must be cleared before the new tag is stored.
  *
  * ORDER. A killed process has executed its instructions up to one point and none after it, and what
  * it stored becomes visible. So program order is all that counts for repair, and its stores need

@@ -24,7 +24,7 @@
  * then looks at the bits: one of them sees what the other stored. The same between `sleeping` and
  * the answer. A death takes away the combiner that would have looked, or woken: then only the
  * worker's own clock helps. (So it does where the code gives up: it looks at most 16 times in a row
- * and serves at most 64 others per hold of the lock. The model has neither bound.)
+ * and serves at most 64 others per hold of the lock. The model has neither bound, and no turns.)
  *
  * MEMORY. Requests, `sleeping` and the freeing of the lock go through a store buffer of one entry
  * per worker, as on x86-TSO; read-modify-writes wait until it is empty. Trying the lock is a load
