@@ -80,6 +80,7 @@ void format_extents(const Space& space, Header& header, std::uint64_t extents) {
     cell->state.store(i + 1 < cells ? i + 1 : kNoCell, std::memory_order_relaxed);
   }
   header.extents[0].free_list.store(1, std::memory_order_relaxed);
+  header.extents[0].free_count.store(cells - 1, std::memory_order_relaxed);
   header.extents[0].listed.store(1, std::memory_order_relaxed);
   header.orphans[kNode].store(1, std::memory_order_relaxed);
 

@@ -113,7 +113,7 @@ TEST(Memory, FullIsAnErrorAndDeletesFree) {
   auto other = world.attach();
   for (Session* each : {session.get(), other.get()}) {
     commit(*each, [](Transaction& t) {
-      t.put_bytes(at(t, {"one"}), std::string(3ull << 20, 'y'));
+      t.put_bytes(at(t, {"one"}), std::string(1ull << 20, 'y'));
     });
     commit(*each, [](Transaction& t) { t.erase(at(t, {"one"})); });
     world.reclaim_all();
