@@ -1,9 +1,14 @@
 #include "worker/session.h"
 
+#include <fcntl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <system_error>
 #include <utility>
@@ -20,6 +25,44 @@ constexpr std::uint64_t kLockPatienceNs = 10'000'000;
 // removes it.
 constexpr int kLockTries = 3000;
 constexpr int kTriesBeforeReport = 3;
+
+// Control sockets of this process. A forked child must not keep them: the coordinator learns from
+// their end of file that a process is gone. The child puts something inert in their place (the
+// numbers stay taken, for they will be closed again); its handler may neither lock nor allocate.
+constexpr std::size_t kMaxControlSockets = 64;
+std::array<std::atomic<int>, kMaxControlSockets> control_sockets{};  // descriptor + 1
+
+void let_go_of_control_sockets_in_child() {
+  for (std::atomic<int>& each : control_sockets) {
+    const int fd = each.load(std::memory_order_relaxed) - 1;
+    if (fd < 0) continue;
+    const int inert = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (inert >= 0) {
+      dup3(inert, fd, O_CLOEXEC);
+      close(inert);
+    } else {
+      close(fd);
+    }
+    each.store(0, std::memory_order_relaxed);
+  }
+}
+
+void remember_control_socket(int fd) {
+  static const int registered =
+      pthread_atfork(nullptr, nullptr, let_go_of_control_sockets_in_child);
+  if (registered != 0 || fd < 0) return;
+  for (std::atomic<int>& each : control_sockets) {
+    int expected = 0;
+    if (each.compare_exchange_strong(expected, fd + 1)) return;
+  }
+}
+
+void forget_control_socket(int fd) {
+  for (std::atomic<int>& each : control_sockets) {
+    int expected = fd + 1;
+    if (each.compare_exchange_strong(expected, 0)) return;
+  }
+}
 
 std::uint64_t monotonic_ns() {
   timespec now{};
@@ -65,6 +108,7 @@ Session::Internals::Internals(Attachment made, std::shared_ptr<const shm::Space>
   if (slot_record->admitted_sequence.load(std::memory_order_relaxed) > 1) {
     std::memset(desk->submission, 0, shm::kSubmissionBytes);
   }
+  remember_control_socket(attachment.control_fd);
   desk->counters.attached_at_ns.store(monotonic_ns(), std::memory_order_relaxed);
 }
 
@@ -76,6 +120,7 @@ Session::Internals::~Internals() {
     return;
   }
   if (attachment.control_fd >= 0) {
+    forget_control_socket(attachment.control_fd);
     announce_detach(attachment.control_fd);
     close(attachment.control_fd);
     return;
