@@ -67,6 +67,7 @@ struct Arbiter::Impl {
   void serve(std::uint32_t other);
   bool blocked_by_turn(std::uint32_t other);
   bool sweep(std::uint32_t gone);
+  void unlink_cells(std::uint64_t extent, std::uint8_t cell_class);
 
   const Space& space;
   const std::uint32_t slot;
@@ -78,6 +79,7 @@ struct Arbiter::Impl {
   std::uint64_t combined = 0;
   // Where the eviction of `sweeping` stands; a new process starts it again from 0.
   std::uint32_t sweeping = kNoSlot;
+  std::uint64_t sweeping_tenant = 0;
   std::uint64_t sweep_at = 0;
 };
 
@@ -256,6 +258,8 @@ bool Arbiter::reclaim(std::uint32_t records_max) {
   return more;
 }
 
+bool Arbiter::reclaim_found() const { return impl_->reclaimer.round_found(); }
+
 void Arbiter::reclaim_sometimes() {
   if (impl_->committer.take_urgent() || impl_->commits_since_reclaim >= kCommitsPerReclaim) {
     reclaim(kRecordsPerReclaim);
@@ -281,6 +285,11 @@ std::optional<std::uint32_t> Arbiter::admit(std::uint32_t pid, std::uint64_t sta
     desk.pid.store(pid, std::memory_order_relaxed);
     desk.start_time.store(start_time, std::memory_order_relaxed);
     desk.sleeping.store(0, std::memory_order_relaxed);
+    if (i >= header.slots_high.load(std::memory_order_relaxed)) {
+      // Before the slot is anybody's: surveys and scans that come later cover it.
+      header.slots_high.store(i + 1, std::memory_order_seq_cst);
+    }
+    record.assigned.store(0, std::memory_order_release);
     StepJournal& journal = impl_->tables.journal;
     journal.begin(kNoVersion);
     journal.set(record.pid, pid);
@@ -288,10 +297,6 @@ std::optional<std::uint32_t> Arbiter::admit(std::uint32_t pid, std::uint64_t sta
                 record.admitted_sequence.load(std::memory_order_relaxed) + 1);
     journal.set(record.state, static_cast<std::uint32_t>(SlotState::kAdmitted));
     journal.end();
-    if (i >= header.slots_high.load(std::memory_order_relaxed)) {
-      // Before the tenant's first pin: a scan after that pin covers the slot.
-      header.slots_high.store(i + 1, std::memory_order_seq_cst);
-    }
     return i;
   }
   return std::nullopt;
@@ -334,10 +339,26 @@ bool Arbiter::evict(std::uint32_t gone) {
   return true;
 }
 
+// Recycled memory: whatever it held, nothing in it is linked from now on. Generations go on from
+// what is there. Not journalled: until the run's head is stored the memory is nobody's.
+void Arbiter::Impl::unlink_cells(std::uint64_t extent, std::uint8_t cell_class) {
+  const bool is_run = cell_class >= kCellClassCount;
+  const std::uint32_t cells = is_run ? 1 : cells_per_extent(cell_class);
+  const std::uint32_t size = is_run ? 0 : kCellBytes[cell_class];
+  std::byte* base = space.writable_base() + tables.extents.offset_of(extent);
+  for (std::uint32_t i = 0; i < cells; ++i) {
+    reinterpret_cast<CellHeader*>(base + std::uint64_t{i} * size)
+        ->state.store(kNoCell, std::memory_order_release);
+  }
+}
+
 // Takes the extents of a worker that is gone, a piece at a time. True: there are none left.
 bool Arbiter::Impl::sweep(std::uint32_t gone) {
-  if (sweeping != gone) {
+  const std::uint64_t tenant =
+      space.header().slots[gone].admitted_sequence.load(std::memory_order_relaxed);
+  if (sweeping != gone || sweeping_tenant != tenant) {
     sweeping = gone;
+    sweeping_tenant = tenant;
     sweep_at = 0;
   }
   const std::uint64_t extents = tables.extents.count();
@@ -447,19 +468,7 @@ Arbiter::Grant Arbiter::grant(GrantRequest& request) {
   head.kind = raw ? ExtentKind::kGranting
               : request.cell_class < kCellClassCount ? ExtentKind::kCells
                                                      : ExtentKind::kRun;
-  if (!raw && request.cell_class < kCellClassCount) {
-    // Recycled memory: whatever it held, nothing in it is linked, and no generation may come back.
-    // The cells' headers are the new owner's to write; generations go on from what is there.
-    const std::uint64_t base = tables.extents.offset_of(found);
-    const std::uint32_t size = kCellBytes[request.cell_class];
-    for (std::uint32_t i = 0; i < cells_per_extent(request.cell_class); ++i) {
-      reinterpret_cast<CellHeader*>(impl_->space.writable_base() + base + std::uint64_t{i} * size)
-          ->state.store(kNoCell, std::memory_order_release);
-    }
-  } else if (!raw) {
-    reinterpret_cast<CellHeader*>(impl_->space.writable_base() + tables.extents.offset_of(found))
-        ->state.store(kNoCell, std::memory_order_release);
-  }
+  if (!raw) impl_->unlink_cells(found, request.cell_class);
   tables.extents.take(found, request.taken, head);
   tables.journal.end();
   header.search_hint.store(found + request.taken < tables.extents.count() &&
@@ -476,6 +485,7 @@ void Arbiter::settle(const GrantRequest& request, bool backed) {
   if (!backed) {
     tables.extents.release(request.extent, /*backed=*/false);
   } else {
+    impl_->unlink_cells(request.extent, request.cell_class);
     ExtentHead head = tables.extents.head(request.extent);
     head.kind = request.cell_class < kCellClassCount ? ExtentKind::kCells : ExtentKind::kRun;
     if (request.taken > request.length) {

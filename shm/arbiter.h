@@ -38,8 +38,10 @@ class Arbiter {
   // Returns how many it answered.
   std::uint32_t drain(std::uint32_t deltas_max);
 
-  // One bounded piece of reclamation (about `records_max` records). True if another would do more.
+  // One bounded piece of reclamation (about `records_max` records). False when everything that
+  // stood in the queues has been visited once; then reclaim_found() tells whether anything went.
   bool reclaim(std::uint32_t records_max);
+  bool reclaim_found() const;
   // The same, every so many commits or when much can be had: what a worker does after a commit.
   void reclaim_sometimes();
   bool garbage() const;  // superseded versions or dead nodes exist

@@ -84,7 +84,9 @@ Decision Committer::decide_message(std::uint32_t slot, wire::Delta::Reader delta
   std::uint64_t region = 0, region_entries = 0;
   if (const Link link(delta.getJournalRegion()); link) {
     const auto place = locate_cell(tables_.space, link.unit());
-    if (!place || place->head.kind != ExtentKind::kRun || place->head.owner != slot) {
+    const bool is_message =
+        link.raw == tables_.space.desk(slot).submission_link.load(std::memory_order_relaxed);
+    if (!owns(link, [](std::uint8_t c) { return c == kRunClass; }) || is_message) {
       return {Outcome::kBadDelta};
     }
     region = link.offset() + kAlignedPayload;
@@ -126,11 +128,9 @@ bool Committer::check(wire::Check::Reader check_one, std::uint64_t snapshot,
   *winner = 0;
   const wire::Check::Kind kind = check_one.getKind();
   if (kind == wire::Check::Kind::KEY || kind == wire::Check::Kind::PRESENT) {
-    const auto* key = tables_.space.cell<KeyRecord>(subject);
-    if (key == nullptr ||
-        key->cell.generation.load(std::memory_order_relaxed) != subject.generation()) {
-      return false;
-    }
+    bool gone = false;
+    if (!names(subject, is_key, &gone)) return false;
+    const KeyRecord* key = &tables_.key(subject.unit());
     const Link head(key->head.load(std::memory_order_relaxed));
     if (!head) return false;
     const VersionRecord& record = tables_.record(head.unit());
@@ -146,11 +146,9 @@ bool Committer::check(wire::Check::Reader check_one, std::uint64_t snapshot,
         std::uint64_t{record.chunk.load(std::memory_order_relaxed)} << 32 | (shape.place + 1u);
     return check_one.getSeen() == 0 || check_one.getSeen() == place;
   }
-  const auto* node = tables_.space.cell<NodeRecord>(subject);
-  if (node == nullptr ||
-      node->cell.generation.load(std::memory_order_relaxed) != subject.generation()) {
-    return false;
-  }
+  bool gone = false;
+  if (!names(subject, is_node, &gone)) return false;
+  const NodeRecord* node = &tables_.node(subject.unit());
   *winner = node->structure_version.load(std::memory_order_relaxed);
   if (kind == wire::Check::Kind::EMPTINESS) {
     const bool empty = node->count.load(std::memory_order_relaxed) == 0;
@@ -184,7 +182,27 @@ bool Committer::owns(Link link, bool (*fits)(std::uint8_t)) const {
   if (!place || place->head.owner != slot_ || !fits(place->cell_class())) return false;
   const auto* cell = tables_.space.writable_cell<CellHeader>(link.unit());
   return cell->generation.load(std::memory_order_acquire) == link.generation() &&
-         cell->state.load(std::memory_order_acquire) != kCellLinked;
+         cell->state.load(std::memory_order_acquire) == kCellHeld;
+}
+
+bool Committer::names(Link link, bool (*fits)(std::uint8_t), bool* gone) const {
+  const auto place = locate_cell(tables_.space, link.unit());
+  if (!place || !fits(place->cell_class())) return false;
+  const auto* cell = tables_.space.writable_cell<CellHeader>(link.unit());
+  *gone = cell->generation.load(std::memory_order_relaxed) != link.generation() ||
+          cell->state.load(std::memory_order_relaxed) != kCellLinked;
+  return !*gone;
+}
+
+// The kind is one of ours, and its inline bytes fit into the record's cell: readers copy them.
+bool Committer::well_formed(Link link) const {
+  const RecordShape shape =
+      RecordShape::unpack(tables_.record(link.unit()).shape.load(std::memory_order_relaxed));
+  const auto kind = static_cast<std::uint8_t>(shape.kind);
+  if (kind == 0 || kind > kLastValueKind) return false;
+  if (shape.kind != ValueKind::kStr && shape.kind != ValueKind::kBytes) return true;
+  const bool wide = locate_cell(tables_.space, link.unit())->cell_class() == kWideRecord;
+  return shape.length <= (wide ? kWideInlineBytes : kSmallInlineBytes);
 }
 
 // 0 when an earlier operation of the delta has used the chunk up: then it has places left, or the
@@ -238,8 +256,7 @@ void Committer::raise_below(std::uint32_t node_unit) {
 bool Committer::link_record(Link record_link, Link key_link, std::uint64_t version) {
   VersionRecord& record = tables_.record(record_link.unit());
   const RecordShape shape = RecordShape::unpack(record.shape.load(std::memory_order_relaxed));
-  const auto kind = static_cast<std::uint8_t>(shape.kind);
-  if (kind == 0 || kind > kLastValueKind) return false;
+  if (!well_formed(record_link)) return false;
   record.version.store(version, std::memory_order_release);
   record.died_at.store(0, std::memory_order_release);
   tables_.cells.link(record_link.unit());
@@ -414,7 +431,10 @@ bool Committer::link_entry(std::uint32_t node_unit, Link key_link, std::uint32_t
   if (!owns(record_link, is_record)) return false;
   const NodeRecord& home = tables_.node(node_unit);
   const Link node_link(home.cell.generation.load(std::memory_order_relaxed), node_unit);
-  if (key.node.load(std::memory_order_relaxed) != node_link.raw) return false;
+  if (key.node.load(std::memory_order_relaxed) != node_link.raw || !well_formed(record_link) ||
+      !well_formed_key(key_link)) {
+    return false;
+  }
   VersionRecord& record = tables_.record(record_link.unit());
   RecordShape shape = RecordShape::unpack(record.shape.load(std::memory_order_relaxed));
   shape.place = static_cast<std::uint16_t>(place);
@@ -436,9 +456,6 @@ bool Committer::link_entry(std::uint32_t node_unit, Link key_link, std::uint32_t
     child.parent.store(key_link.raw, std::memory_order_release);
     child.dead_next.store(*pending, std::memory_order_release);
     *pending = value.unit();
-  } else if (shape.kind == ValueKind{} ||
-             static_cast<std::uint8_t>(shape.kind) > kLastValueKind) {
-    return false;
   }
   return finish_entry(key_link);
 }
@@ -450,24 +467,35 @@ bool Committer::finish_entry(Link key_link) {
   return true;
 }
 
+// Its sizes fit its cell, it is not queued, and its place in the index is the one of its key.
+bool Committer::well_formed_key(Link link) const {
+  const KeyRecord& key = tables_.key(link.unit());
+  const KeyShape shape = KeyShape::unpack(key.shape.load(std::memory_order_relaxed));
+  const std::uint32_t cell_bytes =
+      kCellBytes[locate_cell(tables_.space, link.unit())->cell_class()];
+  if (shape.compared == 0 || shape.compared > shape.size || shape.queued ||
+      shape.size > cell_bytes - kKeyFixedBytes) {
+    return false;
+  }
+  const std::uint64_t seed = tables_.header().hash_seed.load(std::memory_order_relaxed);
+  const KeyView view(reinterpret_cast<const char*>(key.words()), shape.size, shape.compared);
+  const std::uint64_t node = key.node.load(std::memory_order_relaxed);
+  return key.sort.load(std::memory_order_relaxed) == key_sort(hash_key(seed, node, view));
+}
+
 Committer::Applied Committer::apply(wire::Operation::Reader operation, std::uint64_t* winner) {
   const Link node_link(operation.getNode());
-  const auto* node = tables_.space.cell<NodeRecord>(node_link);
   *winner = 0;
-  if (node == nullptr) return Applied::kBad;
-  if (node->cell.generation.load(std::memory_order_relaxed) != node_link.generation()) {
-    return Applied::kConflict;  // the node is gone
-  }
+  bool gone = false;
+  if (!names(node_link, is_node, &gone)) return gone ? Applied::kConflict : Applied::kBad;
   Applied applied = Applied::kBad;
   if (operation.getKind() == wire::Operation::Kind::INSERT) {
     applied = insert(node_link.unit(), operation, winner);
   } else {
     const Link key_link(operation.getKey());
-    const auto* key = tables_.space.cell<KeyRecord>(key_link);
-    if (key == nullptr) return Applied::kBad;
-    if (key->cell.generation.load(std::memory_order_relaxed) != key_link.generation()) {
-      return Applied::kConflict;  // deleted, and its record reclaimed
-    }
+    // A key that is gone has been deleted, and its record reclaimed.
+    if (!names(key_link, is_key, &gone)) return gone ? Applied::kConflict : Applied::kBad;
+    const KeyRecord* key = &tables_.key(key_link.unit());
     if (key->node.load(std::memory_order_relaxed) != node_link.raw) return Applied::kBad;
     if (operation.getKind() == wire::Operation::Kind::DELETE) {
       applied = remove(node_link.unit(), key_link.unit(), winner);
@@ -537,13 +565,11 @@ Committer::Applied Committer::insert(std::uint32_t node_unit, wire::Operation::R
   const std::uint32_t spare = usable_spare(Link(operation.getSpareChunk()));
   if (!owns(key_link, is_key) || !owns(record_link, is_record)) return Applied::kBad;
   KeyRecord& key = tables_.key(key_link.unit());
-  const KeyShape shape = KeyShape::unpack(key.shape.load(std::memory_order_relaxed));
-  const std::uint32_t cell_bytes =
-      kCellBytes[locate_cell(tables_.space, key_link.unit())->cell_class()];
-  if (shape.compared == 0 || shape.compared > shape.size ||
-      shape.size > cell_bytes - kKeyFixedBytes) {
+  if (key.node.load(std::memory_order_relaxed) != operation.getNode() ||
+      !well_formed_key(key_link)) {
     return Applied::kBad;
   }
+  const KeyShape shape = KeyShape::unpack(key.shape.load(std::memory_order_relaxed));
   const KeyView view(reinterpret_cast<const char*>(&key.key[0]), shape.size, shape.compared);
   const std::uint64_t seed = tables_.header().hash_seed.load(std::memory_order_relaxed);
   const std::uint64_t hash = hash_key(seed, operation.getNode(), view);
@@ -558,8 +584,6 @@ Committer::Applied Committer::insert(std::uint32_t node_unit, wire::Operation::R
   }
   VersionRecord& record = tables_.record(record_link.unit());
   record.prev.store(0, std::memory_order_release);
-  key.node.store(operation.getNode(), std::memory_order_release);
-  key.sort.store(key_sort(hash), std::memory_order_release);
   key.head.store(record_link.raw, std::memory_order_release);
   key.retained_next.store(0, std::memory_order_release);
   if (!tables_.append_place(node_unit, key_link, record, spare)) return Applied::kBad;

@@ -57,6 +57,10 @@ class Committer {
 
   // True if `link` names a cell that this delta's worker has filled and not yet given away.
   bool owns(Link link, bool (*fits)(std::uint8_t cell_class)) const;
+  // True if `link` names a cell of that kind that is part of the state. *gone: it was one once.
+  bool names(Link link, bool (*fits)(std::uint8_t cell_class), bool* gone) const;
+  bool well_formed(Link record) const;
+  bool well_formed_key(Link key) const;
   std::uint32_t usable_spare(Link chunk) const;
   bool link_record(Link record, Link key_link, std::uint64_t version);
   bool link_tree(Link node, Link bound_to);

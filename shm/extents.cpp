@@ -22,9 +22,16 @@ RunFound Extents::find(RunSearch& search, std::uint32_t length, std::uint64_t ho
     if (is_free(here, search.raw_too)) {
       std::uint64_t next = search.at + here.length;
       // Joining is a step of the search as any other: the run so far stays, and is found again.
-      while (here.length < length && next < extents && head(next).kind == here.kind) {
+      while (here.length < length && next < extents && is_free(head(next), search.raw_too)) {
         if (++hop >= hops_max) return RunFound::kMore;
-        here.length += head(next).length;
+        const ExtentHead neighbour = head(next);
+        if (neighbour.kind != here.kind) {
+          // Partly backed counts as not backed: allocating it again does no harm.
+          const bool here_backed = here.kind == ExtentKind::kFreeBacked;
+          count_backed(-static_cast<std::int64_t>(here_backed ? here.length : neighbour.length));
+          here.kind = ExtentKind::kFreeRaw;
+        }
+        here.length += neighbour.length;
         set_head(search.at, here);
         journal_.set(table()[next].head, 0);
         next = search.at + here.length;

@@ -6,6 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <stdexcept>
 #include <string>
@@ -116,8 +117,14 @@ SegmentFds create_segments(std::uint64_t capacity_bytes) {
   fds.data_writable = make_memfd("theus-data", total);
   fds.data_readable = reopen_readable(fds.data_writable);
   fds.desks = make_memfd("theus-desks", kMaxSlots * kDeskBytes);
-  if (fallocate(fds.data_writable, 0, 0, static_cast<off_t>(extents_offset)) != 0) {
-    fail("no memory for the header of the shared state");
+  constexpr std::uint64_t kStepBytes = 4ull << 20;
+  for (std::uint64_t done = 0; done < extents_offset;) {
+    const std::uint64_t step = std::min(extents_offset - done, kStepBytes);
+    if (fallocate(fds.data_writable, 0, static_cast<off_t>(done), static_cast<off_t>(step)) == 0) {
+      done += step;
+    } else if (errno != EINTR) {
+      fail("no memory for the header of the shared state");
+    }
   }
 
   // The stamp comes last: until then nobody else has the descriptors, so order is for the reader.

@@ -9,7 +9,7 @@ namespace theus::shm {
 namespace {
 
 // More than any chain between two buckets can be in an index that is not damaged.
-constexpr std::uint64_t kHopsMax = 1ull << 32;
+constexpr std::uint64_t kHopsMax = 1ull << 30;
 // A reader is thrown back only by a change under its feet; this many in a row is damage.
 constexpr std::uint32_t kRestartsMax = 1u << 20;
 
@@ -124,7 +124,9 @@ FoundKey find_key(const Space& space, std::uint64_t node, KeyView key, std::uint
       }
     }
   }
-  return {};
+  FoundKey unsettled;
+  unsettled.unsettled = true;
+  return unsettled;
 }
 
 Word* Index::entry(std::uint32_t bucket) const {

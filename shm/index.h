@@ -57,6 +57,7 @@ bool same_key(const KeyRecord& record, KeyView key);
 struct FoundKey {
   const KeyRecord* record = nullptr;  // nullptr: the key is in no version's list
   Link link;
+  bool unsettled = false;  // thrown back so often that the index must be damaged
 };
 FoundKey find_key(const Space& space, std::uint64_t node, KeyView key, std::uint64_t hash);
 

@@ -152,8 +152,8 @@ bool Reclaimer::holds_pinned_block(const KeyRecord& key) const {
   return false;
 }
 
-// Frees the records of a key of a dead node, and the key when none is left.
-void Reclaimer::free_dead_key(std::uint32_t node_unit, Link chunk_link, std::uint32_t place) {
+// Frees the records of a key of a dead node, and the key when none is left. False: not now.
+bool Reclaimer::free_dead_key(std::uint32_t node_unit, Link chunk_link, std::uint32_t place) {
   StepJournal& journal = tables_.journal;
   OrderChunk& chunk = tables_.chunk(chunk_link.unit());
   const Link key_link(chunk.places()[place].load(std::memory_order_relaxed));
@@ -162,7 +162,7 @@ void Reclaimer::free_dead_key(std::uint32_t node_unit, Link chunk_link, std::uin
     // A view is held of something in here; everything else in this node waits with it.
     tables_.pop_dead();
     tables_.bury(node_unit);
-    return;
+    return false;
   }
   std::uint32_t records = 0;
   Link at(key.head.load(std::memory_order_relaxed));
@@ -189,14 +189,17 @@ void Reclaimer::free_dead_key(std::uint32_t node_unit, Link chunk_link, std::uin
   }
   budget_ -= std::min(budget_, records);
   progress_ = true;
+  return true;
 }
 
 // One key of the first dead node, or an empty chunk of it, or the node itself when it is empty.
-void Reclaimer::step_dead() {
+// True: the node is done with for this round, gone or at the end of the queue.
+bool Reclaimer::step_dead() {
   Header& header = tables_.header();
   const auto node_unit =
       static_cast<std::uint32_t>(header.dead_head.load(std::memory_order_relaxed));
-  if (node_unit == 0) return;
+  if (node_unit == 0) return true;
+  bool done = false;
   StepJournal& journal = tables_.journal;
   NodeRecord& node = tables_.node(node_unit);
   const Link first(node.first_chunk.load(std::memory_order_relaxed));
@@ -204,7 +207,7 @@ void Reclaimer::step_dead() {
   if (!first) {
     tables_.pop_dead();
     tables_.cells.release(node_unit);
-    progress_ = true;
+    progress_ = done = true;
   } else {
     OrderChunk& chunk = tables_.chunk(first.unit());
     const ChunkShape shape = ChunkShape::unpack(chunk.shape.load(std::memory_order_relaxed));
@@ -220,20 +223,23 @@ void Reclaimer::step_dead() {
       tables_.cells.release(first.unit());
       progress_ = true;
     } else {
-      free_dead_key(node_unit, first, place);
+      done = !free_dead_key(node_unit, first, place);
     }
   }
   if (journal.full()) {
     journal.undo();
-  } else {
-    journal.end();
+    return true;
   }
+  journal.end();
+  return done;
 }
 
 bool Reclaimer::run(std::uint32_t records_max) {
   Header& header = tables_.header();
   if (header.retained_count.load(std::memory_order_relaxed) == 0 &&
       header.dead_head.load(std::memory_order_relaxed) == 0) {
+    keys_left_ = nodes_left_ = 0;
+    round_progress_ = false;
     return false;
   }
   scan_.scan(tables_.space);
@@ -250,17 +256,14 @@ bool Reclaimer::run(std::uint32_t records_max) {
   while (keys_left_ > 0 && budget_ > reserve) {
     step_retained();
     --keys_left_;
-    --budget_;
+    budget_ -= std::min(budget_, 1u);
   }
   while (nodes_left_ > 0 && budget_ > 0) {
-    const std::uint64_t head = header.dead_head.load(std::memory_order_relaxed);
-    step_dead();
-    // Gone, or at the end of the queue: that one has been visited.
-    if (header.dead_head.load(std::memory_order_relaxed) != head || head == 0) --nodes_left_;
-    --budget_;
+    if (step_dead()) --nodes_left_;
+    budget_ -= std::min(budget_, 1u);
   }
   round_progress_ = round_progress_ || progress_;
-  return keys_left_ > 0 || nodes_left_ > 0 || round_progress_;
+  return keys_left_ > 0 || nodes_left_ > 0;
 }
 
 }  // namespace theus::shm

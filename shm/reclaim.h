@@ -22,9 +22,11 @@ class Reclaimer {
  public:
   explicit Reclaimer(Tables& tables) : tables_(tables) {}
 
-  // Scans the pins and handles at most about `records_max` records. True unless both queues have
-  // been gone through once, over however many calls, without finding anything that can go.
+  // Scans the pins and handles at most about `records_max` records. False when a round is over:
+  // what stood in both queues when it began has been visited once, over however many calls.
   bool run(std::uint32_t records_max);
+  // After run() was false: whether that round has found anything that could go.
+  bool round_found() const { return round_progress_; }
 
   // Keys that this process has written lately are pruned first in each run, wherever they stand in
   // the queue: a hot key does not wait behind all that are pinned.
@@ -43,8 +45,8 @@ class Reclaimer {
   void release_record(std::uint32_t unit);
   void prune_recent();
   void step_retained();
-  void step_dead();
-  void free_dead_key(std::uint32_t node_unit, Link chunk, std::uint32_t place);
+  bool step_dead();
+  bool free_dead_key(std::uint32_t node_unit, Link chunk, std::uint32_t place);
   bool holds_pinned_block(const KeyRecord& key) const;
 
   Tables& tables_;

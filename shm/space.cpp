@@ -89,12 +89,11 @@ bool register_hole(std::byte* address, std::uint64_t bytes) {
   static const int registered = pthread_atfork(nullptr, nullptr, close_holes_in_child);
   if (registered != 0) return false;
   for (Hole& hole : holes) {
-    std::byte* expected = nullptr;
-    if (hole.address.load(std::memory_order_relaxed) == nullptr) {
-      hole.bytes.store(bytes, std::memory_order_relaxed);
-      if (hole.address.compare_exchange_strong(expected, address, std::memory_order_acq_rel)) {
-        return true;
-      }
+    std::uint64_t expected = 0;
+    // The size is what reserves the entry; the address comes last and makes it count.
+    if (hole.bytes.compare_exchange_strong(expected, bytes, std::memory_order_acq_rel)) {
+      hole.address.store(address, std::memory_order_release);
+      return true;
     }
   }
   return false;
@@ -103,7 +102,10 @@ bool register_hole(std::byte* address, std::uint64_t bytes) {
 void forget_hole(std::byte* address) {
   for (Hole& hole : holes) {
     std::byte* expected = address;
-    if (hole.address.compare_exchange_strong(expected, nullptr, std::memory_order_acq_rel)) return;
+    if (hole.address.compare_exchange_strong(expected, nullptr, std::memory_order_acq_rel)) {
+      hole.bytes.store(0, std::memory_order_release);
+      return;
+    }
   }
 }
 

@@ -57,6 +57,9 @@ struct Session::Internals {
   std::mutex block_pin_mutex;
   std::vector<std::uint32_t> free_block_pins;
   std::uint32_t block_pins_high = 0;
+  // The slot may be somebody else's, or a submission may still be decided: nothing shared may be
+  // touched any more; eviction takes everything back.
+  bool lost = false;
 };
 
 }  // namespace theus::worker

@@ -36,6 +36,7 @@ Found lookup(const Space& space, std::uint64_t node, KeyView key, std::uint64_t 
     const shm::FoundKey found = shm::find_key(space, node, key, hash);
     result.key = nullptr;
     result.key_link = Link();
+    if (found.unsettled) damaged("the index does not settle");
     if (found.record == nullptr) return result;
     result.key = found.record;
     result.key_link = found.link;
@@ -146,7 +147,10 @@ bool next_entry(const Space& space, std::uint64_t version, Snapshot::Cursor& cur
         continue;
       }
       const auto* key = space.cell<KeyRecord>(seen.key);
-      if (key == nullptr) damaged("an order chunk names no key");
+      if (key == nullptr) {
+        again = true;  // a place that is being taken back showed what was there before
+        break;
+      }
       const Link head(key->head.load(std::memory_order_acquire));
       if (key->cell.generation.load(std::memory_order_acquire) != seen.key.generation()) {
         again = true;  // the key has gone since the place was read

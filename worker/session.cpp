@@ -125,6 +125,7 @@ Session::Internals::~Internals() {
     close(attachment.control_fd);
     return;
   }
+  if (lost) return;
   // Without a coordinator (tests) the slot is given back here.
   for (bool done = false; !done;) {
     lock();
@@ -134,6 +135,10 @@ Session::Internals::~Internals() {
 }
 
 std::uint32_t Session::Internals::take_pin(std::uint64_t* version) {
+  if (lost) {
+    throw CoordinatorLost("this process has lost its place in '" + attachment.name +
+                          "'; attach again");
+  }
   SharedPin& newest = shared_pins[newest_pin];
   if (newest.users > 0 &&
       newest.version == space.header().clock.load(std::memory_order_acquire)) {
@@ -153,6 +158,7 @@ std::uint32_t Session::Internals::take_pin(std::uint64_t* version) {
 }
 
 void Session::Internals::release_pin(std::uint32_t pin) {
+  if (lost) return;
   if (--shared_pins[pin].users == 0) pins.release(pin);
 }
 
@@ -208,6 +214,9 @@ bool Session::claim_turn(std::uint64_t nanoseconds) {
 
 std::uint32_t Session::pin_block(std::uint64_t block) {
   Internals& in = *internals_;
+  if (in.fork_guard.forked()) {
+    throw Error("this session belongs to the parent process; attach again after fork");
+  }
   const std::lock_guard<std::mutex> guard(in.block_pin_mutex);
   std::uint32_t handle = 0;
   if (!in.free_block_pins.empty()) {
@@ -230,7 +239,7 @@ std::uint32_t Session::pin_block(std::uint64_t block) {
 
 void Session::unpin_block(std::uint32_t handle) {
   Internals& in = *internals_;
-  if (in.fork_guard.forked()) return;  // the pin is the parent's
+  if (in.fork_guard.forked() || in.lost) return;  // the pin is somebody else's
   const std::lock_guard<std::mutex> guard(in.block_pin_mutex);
   in.desk->block_pins[handle].store(0, std::memory_order_release);
   in.free_block_pins.push_back(handle);

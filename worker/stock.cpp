@@ -134,7 +134,7 @@ std::uint64_t Stock::grant(std::uint32_t length, std::uint8_t cell_class) {
       free_[cell_class].reserve(free_[cell_class].size() + shm::cells_per_extent(cell_class));
     }
     lock_();
-    more = arbiter_.reclaim(kReclaimBatch);
+    more = arbiter_.reclaim(kReclaimBatch) || arbiter_.reclaim_found();
     const bool collected = cells && arbiter_.collect_cells(cell_class, free_[cell_class]);
     arbiter_.unlock();
     if (collected) return 0;

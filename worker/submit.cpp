@@ -241,6 +241,22 @@ void write_message(const Transaction::State& s, const Plan& plan, std::uint64_t 
   }
 }
 
+// A builder over memory that it zeroes when it goes, unless it is abandoned.
+struct Message {
+  explicit Message(kj::ArrayPtr<capnp::word> words)
+      : builder(words, capnp::AllocationStrategy::FIXED_SIZE) {}
+  ~Message() {
+    if (!abandoned) builder.~MallocMessageBuilder();
+  }
+  Message(const Message&) = delete;
+  Message& operator=(const Message&) = delete;
+
+  union {
+    capnp::MallocMessageBuilder builder;
+  };
+  bool abandoned = false;
+};
+
 class Waiting {
  public:
   explicit Waiting(const Transaction::State& s) : s_(s) {
@@ -394,23 +410,35 @@ CommitResult submit_transaction(Transaction::State& s) {
   for (int growth = 0;; ++growth) {
     Link journal;
     if (journal_entries > shm::kJournalEntries) {
-      journal = in.stock.take_run(shm::kAlignedPayload +
-                                  journal_entries * sizeof(shm::JournalEntry));
-      s.held.push_back({journal, shm::kRunClass});
+      try {
+        journal = in.stock.take_run(shm::kAlignedPayload +
+                                    journal_entries * sizeof(shm::JournalEntry));
+        s.held.push_back({journal, shm::kRunClass});
+      } catch (const CapacityError&) {
+        // The estimate is generous: a full state can still be emptied in large transactions.
+        if (growth > 0) throw;
+      }
     }
     const Place place = place_for(s, words);
     // The builder wants zeroed memory and leaves it zeroed when it goes: it stays until the answer.
-    capnp::MallocMessageBuilder message(place.words, capnp::AllocationStrategy::FIXED_SIZE);
-    write_message(s, plan, in.sequence + 1, journal, message.initRoot<wire::Delta>());
-    const auto segments = message.getSegmentsForOutput();
+    Message message(place.words);
+    write_message(s, plan, in.sequence + 1, journal, message.builder.initRoot<wire::Delta>());
+    const auto segments = message.builder.getSegmentsForOutput();
     if (segments.size() != 1) throw Error("a delta grew beyond its room; nothing was written");
     in.desk->submission_link.store(place.run.raw, std::memory_order_release);
     in.desk->submission_words.store(segments[0].size(), std::memory_order_release);
     ++in.sequence;
     in.desk->request.store(in.sequence, std::memory_order_seq_cst);
 
-    await_answer(s);
-
+    try {
+      await_answer(s);
+    } catch (const CommitUnknown&) {
+      // Somebody may be reading message and cells at this moment, and go on when he wakes up:
+      // nothing of them may be touched again, not even by the builder's destructor.
+      in.lost = true;
+      message.abandoned = true;
+      throw;
+    }
     const auto outcome = static_cast<Outcome>(
         in.slot_record->answer.load(std::memory_order_acquire) & 0xFF);
     bump(in.desk->counters.combined, in.arbiter.combined() -

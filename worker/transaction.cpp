@@ -189,6 +189,26 @@ void Transaction::State::put_raw(Entry* entry, Value::Kind kind, std::string_vie
   finish_put(entry, value);
 }
 
+// Never throws: a lock that cannot be had for half a minute costs the session its place, and
+// eviction finds what was not given back.
+void Transaction::State::give_back() {
+  try {
+    in.release_pin(pin);
+    while (prelinked && !in.lost) {
+      in.lock();
+      for (int i = 0; prelinked && i < kBuriedAtOnce; ++i) {
+        prelinked = in.arbiter.abandon_prelinked();
+      }
+      in.arbiter.unlock();
+    }
+    if (!in.lost) give_back_held();
+  } catch (const CoordinatorLost&) {
+    in.lost = true;
+  }
+  prelinked = false;
+  held.clear();
+}
+
 void Transaction::State::give_back_held() {
   for (const HeldCell& cell : held) {
     if (in.stock.held(cell.link)) in.stock.give_back(cell.link, cell.cell_class);
@@ -197,18 +217,9 @@ void Transaction::State::give_back_held() {
 }
 
 void Transaction::State::finish() {
+  if (!open) return;
   open = false;
-  if (session.forked()) return;
-  in.release_pin(pin);
-  if (prelinked) {
-    prelinked = false;
-    for (bool more = true; more;) {
-      in.lock();
-      for (int i = 0; more && i < kBuriedAtOnce; ++i) more = in.arbiter.abandon_prelinked();
-      in.arbiter.unlock();
-    }
-  }
-  give_back_held();
+  if (!session.forked()) give_back();
   if (user_hook != nullptr) {
     for (Entry* entry : entries) {
       if (entry->user == nullptr) continue;

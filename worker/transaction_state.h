@@ -83,6 +83,7 @@ struct Transaction::State {
   // A block for `bytes` payload bytes; *data is its writable address, *readable the other one.
   shm::Link take_block(std::uint64_t bytes, bool aligned, char** data, const char** readable);
   void put_raw(Entry* entry, Value::Kind kind, std::string_view bytes);
+  void give_back();
   void give_back_held();
 
   // Ending.

@@ -50,7 +50,7 @@ void World::reclaim_all() {
   for (bool more = true; more;) {
     while (!arbiter_->lock_for(1'000'000'000)) {
     }
-    more = arbiter_->reclaim(1000);
+    more = arbiter_->reclaim(1000) || arbiter_->reclaim_found();
     arbiter_->unlock();
   }
 }
