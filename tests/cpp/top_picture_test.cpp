@@ -51,8 +51,8 @@ TEST(TopPicture, TheFirstHasNoRates) {
 TEST(TopPicture, RatesAreOverTheTimeBetweenSamples) {
   Observation observation;
   observation.see(sample(kSecond, 1000, {worker(0, 600, 10), worker(3, 400)}), 0);
-  const Picture picture = observation.see(
-      sample(3 * kSecond, 1400, {worker(0, 800, 110), worker(3, 600)}), 0);
+  const Picture picture =
+      observation.see(sample(3 * kSecond, 1400, {worker(0, 800, 110), worker(3, 600)}), 0);
   EXPECT_EQ(picture.interval_s, 2.0);
   EXPECT_EQ(picture.commits_per_s, 200);
   EXPECT_EQ(picture.conflicts_per_s, 50);

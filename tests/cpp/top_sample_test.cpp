@@ -13,9 +13,8 @@ namespace {
 using testing::key;
 
 void increment(worker::Session& session) {
-  testing::commit(session, [](worker::Transaction& t) {
-    t.put_int(t.entry(t.root(), key("n")), 1);
-  });
+  testing::commit(session,
+                  [](worker::Transaction& t) { t.put_int(t.entry(t.root(), key("n")), 1); });
 }
 
 class TopSample : public ::testing::Test {
@@ -117,12 +116,14 @@ TEST(TopPrintable, LeavesOnlyWhatCanBePrinted) {
   EXPECT_EQ(shown(std::string("ab\0cd", 5)), "ab");
   EXPECT_EQ(shown("a\x1b[2Jb\n\x7f"), "a?[2Jb??");
   EXPECT_EQ(shown("\u00e4 \u20ac \U0001F600"), "\u00e4 \u20ac \U0001F600");
-  EXPECT_EQ(shown("\xC2\x9B" "31m"), "??31m");     // a control character of two bytes
-  EXPECT_EQ(shown("\xC0\xAF"), "??");              // overlong
+  EXPECT_EQ(shown("\xC2\x9B"
+                  "31m"),
+            "??31m");                  // a control character of two bytes
+  EXPECT_EQ(shown("\xC0\xAF"), "??");  // overlong
   EXPECT_EQ(shown("\xE0\x80\xAF"), "???");
-  EXPECT_EQ(shown("\xED\xA0\x80"), "???");         // surrogate
-  EXPECT_EQ(shown("\xF4\x90\x80\x80"), "????");    // beyond Unicode
-  EXPECT_EQ(shown("\xE2\x82"), "??");              // cut off
+  EXPECT_EQ(shown("\xED\xA0\x80"), "???");       // surrogate
+  EXPECT_EQ(shown("\xF4\x90\x80\x80"), "????");  // beyond Unicode
+  EXPECT_EQ(shown("\xE2\x82"), "??");            // cut off
 }
 
 }  // namespace

@@ -1,0 +1,56 @@
+// A session as the binding shares it: between an engine, its contexts, and the views it gave out.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "worker/connection.h"
+#include "worker/session.h"
+#include "worker/transaction.h"
+
+namespace theus::bindings {
+
+// Thread safety: the session's calls are serialized by the GIL.
+struct Attached {
+  explicit Attached(worker::Attachment attachment)
+      : session(std::move(attachment)), id(next_id().fetch_add(1)) {}
+
+  worker::Session session;
+  const std::uint64_t id;  // never used twice in a process, unlike the address
+
+ private:
+  static std::atomic<std::uint64_t>& next_id() {
+    static std::atomic<std::uint64_t> next{1};
+    return next;
+  }
+};
+using AttachedPtr = std::shared_ptr<Attached>;
+
+// A pinned version, shared by the contexts and States that read it. Members are destroyed from the
+// last to the first: the pin before the session.
+struct PinnedSnapshot {
+  explicit PinnedSnapshot(AttachedPtr to) : attached(std::move(to)), snapshot(attached->session) {}
+  AttachedPtr attached;
+  worker::Snapshot snapshot;
+};
+using PinnedPtr = std::shared_ptr<PinnedSnapshot>;
+
+// In a forked child everything that belongs to the parent's session is left alone for ever: to
+// destroy it would release what the parent still uses.
+template <class Pointer>
+void abandon(Pointer&& pointer) {
+  new std::decay_t<Pointer>(std::forward<Pointer>(pointer));
+}
+
+inline void drop(AttachedPtr& attached) {
+  if (attached && attached->session.forked()) abandon(std::move(attached));
+  attached.reset();
+}
+inline void drop(PinnedPtr& pinned) {
+  if (pinned && pinned->attached->session.forked()) abandon(std::move(pinned));
+  pinned.reset();
+}
+
+}  // namespace theus::bindings

@@ -1,0 +1,100 @@
+// ProcessContext: one open transaction or pinned snapshot, as Python sees it, and its life.
+#pragma once
+
+#include <cstdint>
+
+#include "bindings/attached.h"
+#include "bindings/engine.h"
+#include "bindings/ref.h"
+
+namespace theus::bindings {
+
+enum class Status : std::uint8_t {
+  kOpen,
+  kCommitted,
+  kConflicted,
+  kRolledBack,
+  kFailed,   // the commit raised
+  kClosed,   // a snapshot that was left, or its engine closed
+};
+
+// Invariants: `holder` is set exactly while a transaction is open, `pinned` while a snapshot is.
+// A context with a holder stands in its engine's list. Leaves in `leaves` point back without a
+// reference cycle that outlives the end: end_context() empties the list.
+struct ContextObject {
+  PyObject_HEAD
+  EngineObject* engine;        // strong
+  TransactionHolder* holder;   // owned
+  PinnedPtr* pinned;           // owned
+  worker::Mapping* root;       // of a transaction
+  std::uint64_t root_node;     // of a snapshot
+  std::uint64_t version;       // snapshot version
+  std::uint64_t committed;     // version the commit made, or the snapshot's; set by the commit
+  unsigned long thread;        // that may use it; 0: any
+  PyObject* task;              // asyncio task it was opened in, or null
+  PyObject* leaves;            // list of LeafObject, or null
+  PyObject* callbacks;         // list, of on_commit; or null
+  PyObject* transaction;       // TransactionObject, borrowed (it holds the context), or null
+  PyObject* doom;              // exception that every commit raises, or null
+  PyObject* label;             // str or null
+  ContextObject* next_open;
+  ContextObject* previous_open;
+  Status status;
+  bool serializable;
+  bool busy;                   // inside of commit, where the GIL may be let go
+};
+
+extern PyTypeObject* context_type;
+void make_context_type();
+
+// New reference. `task` etc. are recorded; nested transactions raise. Throws PythonError.
+ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolation, PyObject* label);
+// A snapshot of the newest version, usable from any thread.
+ContextObject* open_snapshot(EngineObject* engine, bool shared);
+
+// How a commit went. kConflict: `conflict` is the ConflictError, not raised.
+struct CommitOutcome {
+  bool committed = false;
+  Ref conflict;
+};
+// Finishes the leaves and submits; the transaction is over afterwards whatever happens. Calls the
+// on_commit functions. Throws PythonError (EncodeError, CapacityError, doom, ...).
+CommitOutcome commit_context(ContextObject* context, bool describe_conflict);
+// Rolls back or unpins. Idempotent; callable from any thread, and in a forked child, where it only
+// forgets. Does nothing while another thread commits it.
+void end_context(ContextObject* context, Status status) noexcept;
+
+[[noreturn]] void raise_unusable(ContextObject* context, PyObject* path);
+bool is_forked(const ContextObject* context);
+
+// Throws PythonError unless the context is open and this is its thread and process. `owner` (the
+// context or a proxy) names the path in the message.
+inline void check_usable(ContextObject* context, PyObject* owner);
+
+// The path of a context or a proxy as a tuple.
+Ref path_of(PyObject* owner);
+
+// The exception that forbids to commit: nothing that follows can repair the transaction.
+void doom_context(ContextObject* context, PyObject* error);
+
+inline AttachedPtr& attached_of(ContextObject* context) {
+  return context->holder != nullptr ? context->holder->attached : (*context->pinned)->attached;
+}
+inline worker::Transaction& transaction_of(ContextObject* context) {
+  return context->holder->transaction;
+}
+inline const worker::Snapshot& snapshot_of(ContextObject* context) {
+  return (*context->pinned)->snapshot;
+}
+
+inline void check_usable(ContextObject* context, PyObject* owner) {
+  if (context->status == Status::kOpen &&
+      (context->thread == 0 || context->thread == PyThread_get_thread_ident()) &&
+      !attached_of(context)->session.forked()) {
+    return;
+  }
+  Ref path = path_of(owner);
+  raise_unusable(context, path.get());
+}
+
+}  // namespace theus::bindings

@@ -1,0 +1,460 @@
+#include "bindings/leaf.h"
+
+#include <new>
+
+#include "bindings/array_view.h"
+#include "bindings/cache.h"
+#include "bindings/codec.h"
+#include "bindings/errors.h"
+#include "bindings/paths.h"
+#include "bindings/proxy.h"
+
+namespace theus::bindings {
+
+PyTypeObject* leaf_type = nullptr;
+
+namespace {
+
+// A leaf decoded for looking at. `own`: nobody else has the object.
+struct Decoded {
+  Ref object;
+  Shape shape = Shape::kUnknown;
+  bool own = false;
+};
+
+Ref path_of_key(const Node& node, PyObject* key) {
+  return path_below(path_of(node.owner).get(), key);
+}
+
+Decoded decode(const Node& node, PyObject* key, const worker::Value& value, bool shared_buffers) {
+  AttachedPtr& attached = attached_of(node.context);
+  CachedLeaf cached;
+  if (value.record != 0) cached = find_decoded(attached->id, value.record);
+  if (cached.object != nullptr) return {Ref::borrow(cached.object), cached.shape, false};
+  Ref path = path_of_key(node, key);
+  std::string_view bytes = value.bytes();
+  bool buffers = has_buffers(bytes);
+  Decoded decoded;
+  decoded.own = true;
+  if (buffers && shared_buffers && value.record != 0 && value.block != 0) {
+    Ref keeper = make_block_view(attached, value);
+    decoded.object = decode_shared(bytes, keeper.get(), path.get());
+  } else {
+    decoded.object = decode_private(bytes, path.get());
+  }
+  decoded.shape = cached.shape != Shape::kUnknown ? cached.shape : classify(decoded.object.get());
+  if (value.record != 0 && !buffers && cached.shape == Shape::kUnknown) {
+    bool keep_object = decoded.shape != Shape::kObject;
+    keep_decoded(attached->id, value.record, keep_object ? decoded.object.get() : nullptr,
+                 decoded.shape, value.size);
+    decoded.own = !keep_object;
+  }
+  return decoded;
+}
+
+bool is_shared_array(const worker::Value& value) {
+  return value.record != 0 && value.block != 0 &&
+         leaf_form(value.bytes()) == LeafForm::kArray;
+}
+
+Ref array_view(const Node& node, PyObject* key, const worker::Value& value) {
+  Ref keeper = make_block_view(attached_of(node.context), value);
+  return decode_shared(value.bytes(), keeper.get(), path_of_key(node, key).get());
+}
+
+LeafObject* new_leaf(const Node& node, PyObject* key, const Found& found) {
+  auto* leaf = PyObject_GC_New(LeafObject, leaf_type);
+  if (leaf == nullptr) throw PythonError{};
+  leaf->context = node.context;
+  Py_INCREF(node.context);
+  leaf->entry = found.entry;
+  new (&leaf->value) worker::Value(found.value);
+  leaf->parent = node.owner;
+  Py_INCREF(node.owner);
+  leaf->key = key;
+  Py_INCREF(key);
+  leaf->content = leaf->shadow = leaf->baseline = nullptr;
+  leaf->shape = Shape::kUnknown;
+  leaf->array = leaf->dirty = leaf->suspect = false;
+  PyObject_GC_Track(reinterpret_cast<PyObject*>(leaf));
+  return leaf;
+}
+
+// From now on the transaction knows the leaf, and asks it at commit.
+void register_leaf(LeafObject* leaf) {
+  ContextObject* context = leaf->context;
+  if (context->leaves == nullptr) context->leaves = Ref::check(PyList_New(0)).release();
+  check(PyList_Append(context->leaves, reinterpret_cast<PyObject*>(leaf)));
+  leaf->entry->user = leaf;
+}
+
+Ref proxy_of(const Ref& leaf, const Node& node, PyObject* key) {
+  return make_leaf_proxy(reinterpret_cast<LeafObject*>(leaf.get()), node.owner, key, nullptr);
+}
+
+Ref give_out_in_snapshot(const Node& node, PyObject* key, const Found& found) {
+  if (is_shared_array(found.value)) return array_view(node, key, found.value);
+  Decoded decoded = decode(node, key, found.value, true);
+  if (decoded.shape == Shape::kFrozen) return decoded.object;
+  Ref holder = Ref::steal(reinterpret_cast<PyObject*>(new_leaf(node, key, found)));
+  auto* leaf = reinterpret_cast<LeafObject*>(holder.get());
+  leaf->shape = decoded.shape;
+  (decoded.shape == Shape::kObject ? leaf->shadow : leaf->content) = decoded.object.release();
+  return proxy_of(holder, node, key);
+}
+
+Ref give_out_in_transaction(const Node& node, PyObject* key, const Found& found) {
+  if (found.entry->user != nullptr) {
+    Ref known = Ref::borrow(static_cast<PyObject*>(found.entry->user));
+    return proxy_of(known, node, key);
+  }
+  bool array = leaf_form(found.value.bytes()) == LeafForm::kArray;
+  Decoded decoded;
+  if (!array) {
+    decoded = decode(node, key, found.value, false);
+    if (decoded.shape == Shape::kFrozen) return decoded.object;
+    if (found.entry->user != nullptr) return give_out_in_transaction(node, key, found);
+  }
+  Ref holder = Ref::steal(reinterpret_cast<PyObject*>(new_leaf(node, key, found)));
+  auto* leaf = reinterpret_cast<LeafObject*>(holder.get());
+  leaf->array = array;
+  leaf->shape = array ? Shape::kKnown : decoded.shape;
+  if (array) {
+    if (is_shared_array(found.value)) {
+      leaf->content = array_view(node, key, found.value).release();
+    } else {
+      leaf->shadow = decode_private(found.value.bytes(), leaf_path(leaf).get()).release();
+    }
+  } else if (decoded.own) {
+    leaf->shadow = decoded.object.release();
+  } else if (decoded.shape == Shape::kFlat) {
+    leaf->content = decoded.object.release();
+  } else {
+    leaf->shadow = decode_private(found.value.bytes(), leaf_path(leaf).get()).release();
+  }
+  register_leaf(leaf);
+  return proxy_of(holder, node, key);
+}
+
+[[noreturn]] void raise_encode_error(LeafObject* leaf) {
+  Ref path = leaf_path(leaf);
+  raise_at(ErrorClass::kEncode, path.get(), true,
+           "%U cannot be stored as it is now, as it cannot be pickled (the cause says why); nothing "
+           "was written",
+           path_text(path.get()).get());
+}
+
+// A private copy of a private object, whatever it refers to.
+Ref copy_by_encoding(LeafObject* leaf, PyObject* object) {
+  try {
+    LeafEncoding encoding(object);
+    Ref bytes = Ref::check(
+        PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(encoding.size())));
+    char* to = PyBytes_AS_STRING(bytes.get());
+    encoding.write(to);
+    return decode_private({to, encoding.size()}, leaf_path(leaf).get());
+  } catch (const PythonError&) {
+    raise_encode_error(leaf);
+  }
+}
+
+void finish(LeafObject* leaf) {
+  if (leaf->shadow == nullptr || !(leaf->dirty || leaf->suspect) || !is_attached(leaf)) return;
+  std::optional<LeafEncoding> now;
+  try {
+    now.emplace(leaf->shadow);
+    if (!leaf->dirty) {
+      Ref fresh = decode_private(leaf->value.bytes(), leaf_path(leaf).get());
+      if (now->same(LeafEncoding(fresh.get()))) return;
+    }
+  } catch (const PythonError&) {
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) ||
+        PyErr_ExceptionMatches(PyExc_SystemExit)) {
+      throw;
+    }
+    raise_encode_error(leaf);
+  }
+  if (!is_attached(leaf)) return;
+  if (!leaf->entry->written) leaf->context->holder->log.push_back({leaf->entry, nullptr});
+  char* to = transaction_of(leaf->context).put_leaf(leaf->entry, now->size(), now->has_buffers());
+  now->write(to);
+}
+
+}  // namespace
+
+Ref give_out_leaf(const Node& node, PyObject* key, const Found& found) {
+  return found.entry == nullptr ? give_out_in_snapshot(node, key, found)
+                                : give_out_in_transaction(node, key, found);
+}
+
+Ref leaf_to_plain(const Node& node, PyObject* key, const Found& found) {
+  if (found.entry != nullptr && found.entry->user != nullptr) {
+    auto* leaf = static_cast<LeafObject*>(found.entry->user);
+    if (leaf->shadow != nullptr) {
+      Ref copy = copy_by_encoding(leaf, leaf->shadow);
+      return copy;
+    }
+  }
+  if (is_shared_array(found.value)) return array_view(node, key, found.value);
+  CachedLeaf cached;
+  if (found.value.record != 0) {
+    cached = find_decoded(attached_of(node.context)->id, found.value.record);
+  }
+  if (cached.shape == Shape::kFrozen) return Ref::borrow(cached.object);
+  if (cached.shape == Shape::kUnknown) {
+    Decoded decoded = decode(node, key, found.value, false);
+    if (decoded.own || decoded.shape == Shape::kFrozen) return decoded.object;
+  }
+  return decode_private(found.value.bytes(), path_of_key(node, key).get());
+}
+
+PyObject* leaf_content(LeafObject* leaf) {
+  return leaf->shadow != nullptr ? leaf->shadow : leaf->content;
+}
+
+PyObject* leaf_shadow(LeafObject* leaf) {
+  if (leaf->shadow == nullptr) {
+    leaf->shadow = decode_private(leaf->value.bytes(), leaf_path(leaf).get()).release();
+    Py_CLEAR(leaf->content);
+  }
+  return leaf->shadow;
+}
+
+bool is_attached(const LeafObject* leaf) {
+  return leaf->entry != nullptr && leaf->entry->user == leaf && !leaf->entry->mapping->detached &&
+         leaf->entry->value.kind == worker::Value::Kind::kLeaf;
+}
+
+Ref leaf_path(LeafObject* leaf) { return path_below(path_of(leaf->parent).get(), leaf->key); }
+
+void check_leaf_writable(LeafObject* leaf) {
+  check_usable(leaf->context, leaf->parent);
+  Ref path;
+  if (leaf->context->holder == nullptr) {
+    path = leaf_path(leaf);
+    raise_at(ErrorClass::kReadOnly, path.get(), false,
+             "%U cannot be written through a snapshot; use engine.transaction() or engine.run(fn)",
+             path_text(path.get()).get());
+  }
+  if (!is_attached(leaf)) {
+    path = leaf_path(leaf);
+    raise(ErrorClass::kTheus,
+          "%U was replaced or removed by this transaction; a write to what it was would be lost",
+          path_text(path.get()).get());
+  }
+}
+
+void detach_leaf(worker::Entry* entry) { entry->user = nullptr; }
+
+void finish_leaves(ContextObject* context) {
+  // By index: encoding runs code that may read further leaves.
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(context->leaves); ++i) {
+    Ref leaf = Ref::borrow(PyList_GET_ITEM(context->leaves, i));
+    finish(reinterpret_cast<LeafObject*>(leaf.get()));
+    if (context->status != Status::kOpen) {
+      raise(ErrorClass::kTheus, "the transaction was ended while its leaves were encoded");
+    }
+  }
+}
+
+// --------------------------------------------------------------------------- Python's side
+
+namespace {
+
+LeafObject* as_leaf(PyObject* self) { return reinterpret_cast<LeafObject*>(self); }
+
+int leaf_traverse(PyObject* self, visitproc visit, void* arg) {
+  LeafObject* leaf = as_leaf(self);
+  Py_VISIT(Py_TYPE(self));
+  Py_VISIT(leaf->context);
+  Py_VISIT(leaf->parent);
+  Py_VISIT(leaf->key);
+  Py_VISIT(leaf->content);
+  Py_VISIT(leaf->shadow);
+  return 0;
+}
+
+int leaf_clear(PyObject* self) {
+  LeafObject* leaf = as_leaf(self);
+  if (is_attached(leaf)) leaf->entry->user = nullptr;
+  leaf->entry = nullptr;
+  Py_CLEAR(leaf->context);
+  Py_CLEAR(leaf->parent);
+  Py_CLEAR(leaf->key);
+  Py_CLEAR(leaf->content);
+  Py_CLEAR(leaf->shadow);
+  Py_CLEAR(leaf->baseline);
+  return 0;
+}
+
+void leaf_dealloc(PyObject* self) {
+  PyTypeObject* type = Py_TYPE(self);
+  PyObject_GC_UnTrack(self);
+  leaf_clear(self);
+  PyObject_GC_Del(self);
+  Py_DECREF(type);
+}
+
+LeafObject* usable(PyObject* self) {
+  LeafObject* leaf = as_leaf(self);
+  if (leaf->context == nullptr) raise(ErrorClass::kTheus, "this leaf is being collected");
+  check_usable(leaf->context, leaf->parent);
+  return leaf;
+}
+
+PyObject* get_content(PyObject* self, void*) {
+  return guarded([&] { return Ref::borrow(leaf_content(usable(self))).release(); });
+}
+
+PyObject* get_shadow(PyObject* self, void*) {
+  return guarded([&] { return Ref::borrow(leaf_shadow(usable(self))).release(); });
+}
+
+PyObject* get_has_shadow(PyObject* self, void*) {
+  return PyBool_FromLong(as_leaf(self)->shadow != nullptr);
+}
+
+PyObject* get_path(PyObject* self, void*) {
+  return guarded([&] {
+    if (as_leaf(self)->context == nullptr) raise(ErrorClass::kTheus, "this leaf is being collected");
+    return leaf_path(as_leaf(self)).release();
+  });
+}
+
+PyObject* get_writable(PyObject* self, void*) {
+  return guarded([&] { return PyBool_FromLong(usable(self)->context->holder != nullptr); });
+}
+
+PyObject* get_array(PyObject* self, void*) { return PyBool_FromLong(as_leaf(self)->array); }
+
+PyObject* get_is_object(PyObject* self, void*) {
+  return PyBool_FromLong(as_leaf(self)->shape == Shape::kObject);
+}
+
+PyObject* check_method(PyObject* self, PyObject*) {
+  return guarded([&] {
+    usable(self);
+    return Ref::borrow(Py_None).release();
+  });
+}
+
+PyObject* write_method(PyObject* self, PyObject*) {
+  return guarded([&] {
+    LeafObject* leaf = usable(self);
+    check_leaf_writable(leaf);
+    Ref shadow = Ref::borrow(leaf_shadow(leaf));
+    leaf->dirty = true;
+    return shadow.release();
+  });
+}
+
+PyObject* check_write_method(PyObject* self, PyObject*) {
+  return guarded([&] {
+    check_leaf_writable(usable(self));
+    return Ref::borrow(Py_None).release();
+  });
+}
+
+PyObject* suspect_method(PyObject* self, PyObject*) {
+  return guarded([&] {
+    LeafObject* leaf = usable(self);
+    Ref shadow = Ref::borrow(leaf_shadow(leaf));
+    leaf->suspect = true;
+    return shadow.release();
+  });
+}
+
+PyObject* copy_method(PyObject* self, PyObject*) {
+  return guarded([&] {
+    LeafObject* leaf = usable(self);
+    if (leaf->shadow != nullptr) return copy_by_encoding(leaf, leaf->shadow).release();
+    return decode_private(leaf->value.bytes(), leaf_path(leaf).get()).release();
+  });
+}
+
+PyObject* encode_shadow(LeafObject* leaf) {
+  try {
+    LeafEncoding encoding(leaf_shadow(leaf));
+    Ref bytes = Ref::check(
+        PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(encoding.size())));
+    encoding.write(PyBytes_AS_STRING(bytes.get()));
+    return bytes.release();
+  } catch (const PythonError&) {
+    raise_encode_error(leaf);
+  }
+}
+
+PyObject* remember_method(PyObject* self, PyObject*) {
+  return guarded([&] {
+    LeafObject* leaf = usable(self);
+    if (leaf->baseline == nullptr) leaf->baseline = encode_shadow(leaf);
+    return Ref::borrow(Py_None).release();
+  });
+}
+
+PyObject* restore_method(PyObject* self, PyObject*) {
+  return guarded([&] {
+    LeafObject* leaf = usable(self);
+    Ref now = Ref::steal(encode_shadow(leaf));
+    int equal = PyObject_RichCompareBool(now.get(), leaf->baseline, Py_EQ);
+    check(equal);
+    if (equal == 0) {
+      Ref fresh = decode_private(leaf->value.bytes(), leaf_path(leaf).get());
+      Py_XSETREF(leaf->shadow, fresh.release());
+      Py_CLEAR(leaf->baseline);
+    }
+    return PyBool_FromLong(equal == 0);
+  });
+}
+
+PyObject* proxy_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return guarded([&] {
+    if (count != 3) raise(PyExc_TypeError, "proxy(parent, key, target) takes three arguments");
+    return make_leaf_proxy(usable(self), arguments[0], arguments[1], arguments[2]).release();
+  });
+}
+
+PyMethodDef methods[] = {
+    {"check", check_method, METH_NOARGS, "Raises unless the leaf may be read here and now."},
+    {"check_write", check_write_method, METH_NOARGS, "Raises unless a write would reach the state."},
+    {"write", write_method, METH_NOARGS, "Returns the shadow and marks it as changed."},
+    {"expose", suspect_method, METH_NOARGS,
+     "Returns the shadow, to be compared at commit with what it was."},
+    {"copy", copy_method, METH_NOARGS, "Returns a private copy of the whole leaf as it is now."},
+    {"remember", remember_method, METH_NOARGS, "Notes how the private object is encoded."},
+    {"restore", restore_method, METH_NOARGS,
+     "Undoes a change since remember(); returns whether there was one."},
+    {"proxy", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(proxy_method)),
+     METH_FASTCALL, "Makes the proxy of a part, reached from `parent` by `key`."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyGetSetDef attributes[] = {
+    {"content", get_content, nullptr, "What to read from; never to be changed.", nullptr},
+    {"shadow", get_shadow, nullptr, "The private object.", nullptr},
+    {"has_shadow", get_has_shadow, nullptr, nullptr, nullptr},
+    {"path", get_path, nullptr, "Where the leaf is: a tuple of keys.", nullptr},
+    {"writable", get_writable, nullptr, "Whether it is met in a transaction.", nullptr},
+    {"array", get_array, nullptr, "Whether it has the array form.", nullptr},
+    {"is_object", get_is_object, nullptr, "Whether it has parts of unknown classes.", nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
+};
+
+}  // namespace
+
+void make_leaf_type() {
+  static PyType_Slot slots[] = {
+      {Py_tp_dealloc, reinterpret_cast<void*>(leaf_dealloc)},
+      {Py_tp_traverse, reinterpret_cast<void*>(leaf_traverse)},
+      {Py_tp_clear, reinterpret_cast<void*>(leaf_clear)},
+      {Py_tp_methods, methods},
+      {Py_tp_getset, attributes},
+      {0, nullptr},
+  };
+  static PyType_Spec spec = {
+      "theus._theus.Leaf", sizeof(LeafObject), 0,
+      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+  leaf_type = reinterpret_cast<PyTypeObject*>(Ref::check(PyType_FromSpec(&spec)).release());
+}
+
+}  // namespace theus::bindings

@@ -1,0 +1,464 @@
+#include "bindings/proxy.h"
+
+#include <array>
+#include <vector>
+
+#include "bindings/errors.h"
+#include "bindings/free_list.h"
+#include "bindings/paths.h"
+#include "bindings/proxy_numbers.h"
+#include "bindings/values.h"
+#include "bindings/view.h"
+
+namespace theus::bindings {
+
+PyTypeObject* proxy_type = nullptr;
+PyTypeObject* callable_proxy_type = nullptr;
+
+namespace {
+
+FreeList<ProxyObject, 256> free_proxies;
+
+constexpr std::size_t kOperations = static_cast<std::size_t>(LeafOperation::kCount);
+std::array<Imported, kOperations> operations = {{
+    {"theus._leaf", "get_attribute"},
+    {"theus._leaf", "set_attribute"},
+    {"theus._leaf", "delete_attribute"},
+    {"theus._leaf", "get_item"},
+    {"theus._leaf", "set_item"},
+    {"theus._leaf", "delete_item"},
+    {"theus._leaf", "length"},
+    {"theus._leaf", "contains"},
+    {"theus._leaf", "iterate"},
+    {"theus._leaf", "iterate_reversed"},
+    {"theus._leaf", "truth"},
+    {"theus._leaf", "compare"},
+    {"theus._leaf", "binary"},
+    {"theus._leaf", "inplace"},
+    {"theus._leaf", "unary"},
+    {"theus._leaf", "convert"},
+    {"theus._leaf", "call"},
+    {"theus._leaf", "string"},
+    {"theus._leaf", "directory"},
+    {"theus._leaf", "plain_copy"},
+    {"theus._leaf", "as_array"},
+}};
+
+Imported node_repr{"theus._repr", "node_repr"};
+Imported leaf_repr{"theus._repr", "leaf_repr"};
+Imported ended_repr{"theus._repr", "ended_repr"};
+Imported array_function{"theus._array", "array_function"};
+Imported array_ufunc{"theus._array", "array_ufunc"};
+Imported as_numpy{"numpy", "asarray"};
+Imported array_type{"numpy", "ndarray"};
+Imported array_part{"theus._array", "ArrayPart"};
+
+ProxyObject* new_proxy(ContextObject* context, PyObject* parent, PyObject* key,
+                       PyTypeObject* type) {
+  ProxyObject* proxy = free_proxies.take(type);
+  proxy->context = context;
+  Py_INCREF(parent);
+  proxy->parent = parent;
+  Py_XINCREF(key);
+  proxy->key = key;
+  return proxy;
+}
+
+Ref track(ProxyObject* proxy) {
+  PyObject_GC_Track(reinterpret_cast<PyObject*>(proxy));
+  return Ref::steal(reinterpret_cast<PyObject*>(proxy));
+}
+
+PyObject* target_or_none(const ProxyObject* proxy) {
+  return proxy->target != nullptr ? proxy->target : Py_None;
+}
+
+// Calls the function for a leaf proxy, with the proxy, its leaf and its target in front.
+template <class... Arguments>
+Ref on_leaf(LeafOperation which, PyObject* self, Arguments... arguments) {
+  const ProxyObject* proxy = as_proxy(self);
+  if (proxy->context == nullptr) raise(ErrorClass::kTheus, "this proxy is being collected");
+  check_usable(proxy->context, self);
+  return call(leaf_operation(which), self, reinterpret_cast<PyObject*>(proxy->leaf),
+              target_or_none(proxy), arguments...);
+}
+
+bool is_leaf(PyObject* self) { return as_proxy(self)->leaf != nullptr; }
+
+bool is_dunder(PyObject* name) {
+  Py_ssize_t size = PyUnicode_GET_LENGTH(name);
+  return size > 4 && PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_' &&
+         PyUnicode_READ_CHAR(name, size - 1) == '_';
+}
+
+// ------------------------------------------------------------------------------ life
+
+int proxy_traverse(PyObject* self, visitproc visit, void* arg) {
+  const ProxyObject* proxy = as_proxy(self);
+  Py_VISIT(Py_TYPE(self));
+  Py_VISIT(proxy->parent);
+  Py_VISIT(proxy->key);
+  Py_VISIT(reinterpret_cast<PyObject*>(proxy->leaf));
+  Py_VISIT(proxy->target);
+  return 0;
+}
+
+int proxy_clear(PyObject* self) {
+  ProxyObject* proxy = as_proxy(self);
+  proxy->context = nullptr;
+  Py_CLEAR(proxy->parent);
+  Py_CLEAR(proxy->key);
+  Py_CLEAR(proxy->leaf);
+  Py_CLEAR(proxy->target);
+  return 0;
+}
+
+void proxy_dealloc(PyObject* self) {
+  PyObject_GC_UnTrack(self);
+  proxy_clear(self);
+  free_proxies.give(as_proxy(self));
+}
+
+// ------------------------------------------------------------------------------ slots
+
+PyObject* get_attribute(PyObject* self, PyObject* name) {
+  if (!is_leaf(self)) return node_get_attribute(self, name);
+  return guarded([&]() -> PyObject* {
+    if (PyUnicode_Check(name) && is_dunder(name)) return PyObject_GenericGetAttr(self, name);
+    return on_leaf(LeafOperation::kGetAttribute, self, name).release();
+  });
+}
+
+int set_attribute(PyObject* self, PyObject* name, PyObject* value) {
+  if (!is_leaf(self)) return node_set_attribute(self, name, value);
+  return guarded([&] {
+    if (value == nullptr) {
+      on_leaf(LeafOperation::kDeleteAttribute, self, name);
+    } else {
+      on_leaf(LeafOperation::kSetAttribute, self, name, value);
+    }
+    return 0;
+  });
+}
+
+PyObject* subscript(PyObject* self, PyObject* key) {
+  if (!is_leaf(self)) return node_subscript(self, key);
+  return guarded([&] { return on_leaf(LeafOperation::kGetItem, self, key).release(); });
+}
+
+int assign(PyObject* self, PyObject* key, PyObject* value) {
+  if (!is_leaf(self)) return node_assign(self, key, value);
+  return guarded([&] {
+    if (value == nullptr) {
+      on_leaf(LeafOperation::kDeleteItem, self, key);
+    } else {
+      on_leaf(LeafOperation::kSetItem, self, key, value);
+    }
+    return 0;
+  });
+}
+
+// For C code that indexes by position (bisect).
+PyObject* position(PyObject* self, Py_ssize_t index) {
+  return guarded([&]() -> PyObject* {
+    if (!is_leaf(self)) raise(PyExc_TypeError, "a mapping node has no positions");
+    Ref number = Ref::check(PyLong_FromSsize_t(index));
+    return on_leaf(LeafOperation::kGetItem, self, number.get()).release();
+  });
+}
+
+Py_ssize_t length(PyObject* self) {
+  if (!is_leaf(self)) return node_length(self);
+  return guarded([&]() -> Py_ssize_t {
+    Ref result = on_leaf(LeafOperation::kLength, self);
+    Py_ssize_t size = PyLong_AsSsize_t(result.get());
+    if (size == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
+    return size;
+  });
+}
+
+int contains(PyObject* self, PyObject* key) {
+  if (!is_leaf(self)) return node_contains(self, key);
+  return guarded([&] {
+    Ref result = on_leaf(LeafOperation::kContains, self, key);
+    return PyObject_IsTrue(result.get());
+  });
+}
+
+int truth(PyObject* self) {
+  return guarded([&] {
+    if (!is_leaf(self)) return is_empty(node_of(self)) ? 0 : 1;
+    Ref result = on_leaf(LeafOperation::kTruth, self);
+    return PyObject_IsTrue(result.get());
+  });
+}
+
+PyObject* iterate(PyObject* self) {
+  return guarded([&] {
+    if (!is_leaf(self)) return make_node_iterator(self, IteratorMode::kKeys).release();
+    return on_leaf(LeafOperation::kIterate, self).release();
+  });
+}
+
+PyObject* iterate_reversed(PyObject* self, PyObject*) {
+  return guarded([&] {
+    if (!is_leaf(self)) return reversed_keys(self).release();
+    return on_leaf(LeafOperation::kReversed, self).release();
+  });
+}
+
+PyObject* compare(PyObject* self, PyObject* other, int operation) {
+  if (!is_leaf(self)) return node_compare(self, other, operation);
+  return guarded([&] {
+    static constexpr const char* kNames[] = {"lt", "le", "eq", "ne", "gt", "ge"};
+    Ref name = Ref::check(PyUnicode_InternFromString(kNames[operation]));
+    return on_leaf(LeafOperation::kCompare, self, other, name.get()).release();
+  });
+}
+
+PyObject* call_proxy(PyObject* self, PyObject* arguments, PyObject* names) {
+  return guarded([&] {
+    PyObject* named = names != nullptr ? names : Py_None;
+    return on_leaf(LeafOperation::kCall, self, arguments, named).release();
+  });
+}
+
+// ------------------------------------------------------------------------------ descriptions
+
+PyObject* represent(PyObject* self) {
+  return guarded([&]() -> PyObject* {
+    const ProxyObject* proxy = as_proxy(self);
+    if (proxy->context == nullptr) return PyUnicode_FromString("<SupervisorProxy>");
+    Ref path = path_of(self);
+    Ref result;
+    try {
+      check_usable(proxy->context, self);
+      if (proxy->leaf == nullptr) {
+        result = call(node_repr.get(), self, path.get());
+      } else {
+        result = call(leaf_repr.get(), self, reinterpret_cast<PyObject*>(proxy->leaf),
+                      target_or_none(proxy), path.get());
+      }
+      return result.release();
+    } catch (const PythonError&) {
+      // repr is for logs and debuggers, which must not fail with what they look at.
+      if (!PyErr_ExceptionMatches(PyExc_Exception)) throw;
+      PyErr_Clear();
+    } catch (const worker::Error&) {
+    }
+    return call(ended_repr.get(), path.get()).release();
+  });
+}
+
+PyObject* string(PyObject* self) {
+  const ProxyObject* proxy = as_proxy(self);
+  if (proxy->leaf == nullptr || proxy->context == nullptr ||
+      proxy->context->status != Status::kOpen) {
+    return represent(self);
+  }
+  return guarded([&] { return on_leaf(LeafOperation::kString, self).release(); });
+}
+
+PyObject* get_class(PyObject* self, void*) {
+  return guarded([&]() -> PyObject* {
+    const ProxyObject* proxy = as_proxy(self);
+    PyTypeObject* type = Py_TYPE(self);
+    if (proxy->leaf == nullptr) {
+      type = proxy->context != nullptr ? &PyDict_Type : type;
+    } else if (proxy->target != nullptr) {
+      type = Py_TYPE(proxy->target);
+      if (reinterpret_cast<PyObject*>(type) == array_part.get()) {
+        type = reinterpret_cast<PyTypeObject*>(array_type.get());
+      }
+    } else if (PyObject* content = leaf_content(proxy->leaf)) {
+      type = Py_TYPE(content);
+    }
+    return Ref::borrow(reinterpret_cast<PyObject*>(type)).release();
+  });
+}
+
+PyObject* directory(PyObject* self, PyObject*) {
+  return guarded([&] {
+    if (is_leaf(self)) return on_leaf(LeafOperation::kDirectory, self).release();
+    return node_directory(self).release();
+  });
+}
+
+// ------------------------------------------------------------------------------ copies
+
+PyObject* copy_plain(PyObject* self, PyObject*) {
+  return guarded([&] { return plain(self).release(); });
+}
+
+// What the plain object says, so that a pickle of a proxy holds that object and no trace of Theus.
+PyObject* reduce(PyObject* self, PyObject* protocol) {
+  return guarded([&] {
+    check_may_be_encoded(as_proxy(self)->context, self);
+    Ref object = plain(self);
+    return Ref::check(PyObject_CallMethod(object.get(), "__reduce_ex__", "O", protocol)).release();
+  });
+}
+
+PyObject* to_array(PyObject* self, PyObject* arguments, PyObject* names) {
+  return guarded([&] {
+    PyObject* dtype = Py_None;
+    PyObject* copy = Py_None;
+    static const char* keywords[] = {"dtype", "copy", nullptr};
+    if (!PyArg_ParseTupleAndKeywords(arguments, names, "|OO", const_cast<char**>(keywords), &dtype,
+                                     &copy)) {
+      throw PythonError{};
+    }
+    if (is_leaf(self)) return on_leaf(LeafOperation::kArray, self, dtype, copy).release();
+    Ref object = plain(self);
+    return call(as_numpy.get(), object.get(), dtype).release();
+  });
+}
+
+PyObject* dispatch_ufunc(PyObject* self, PyObject* arguments, PyObject* names) {
+  return guarded([&] {
+    Ref all = Ref::check(PyTuple_New(PyTuple_GET_SIZE(arguments) + 1));
+    PyTuple_SET_ITEM(all.get(), 0, Ref::borrow(self).release());
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(arguments); ++i) {
+      PyTuple_SET_ITEM(all.get(), i + 1, Ref::borrow(PyTuple_GET_ITEM(arguments, i)).release());
+    }
+    return Ref::check(PyObject_Call(array_ufunc.get(), all.get(), names)).release();
+  });
+}
+
+PyObject* dispatch_function(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return guarded([&] {
+    if (count != 4) raise(PyExc_TypeError, "__array_function__ takes four arguments");
+    return call(array_function.get(), self, arguments[0], arguments[1], arguments[2], arguments[3])
+        .release();
+  });
+}
+
+PyObject* to_bytes(PyObject* self, PyObject*) {
+  return guarded([&] {
+    Ref object = plain(self);
+    return Ref::check(PyObject_Bytes(object.get())).release();
+  });
+}
+
+PyCFunction fast(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+PyCFunction named(PyObject* (*function)(PyObject*, PyObject*, PyObject*)) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+PyMethodDef common_methods[] = {
+    {"__reversed__", iterate_reversed, METH_NOARGS, nullptr},
+    {"__dir__", directory, METH_NOARGS, nullptr},
+    {"__copy__", copy_plain, METH_NOARGS, "Returns a plain object."},
+    {"__deepcopy__", copy_plain, METH_O, "Returns a plain object."},
+    {"__reduce_ex__", reduce, METH_O, "Pickles the plain object."},
+    {"__array__", named(to_array), METH_VARARGS | METH_KEYWORDS, nullptr},
+    {"__array_ufunc__", named(dispatch_ufunc), METH_VARARGS | METH_KEYWORDS, nullptr},
+    {"__array_function__", fast(dispatch_function), METH_FASTCALL, nullptr},
+    {"__bytes__", to_bytes, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyGetSetDef attributes[] = {
+    {"__class__", get_class, nullptr, "The class of what the proxy stands for.", nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
+};
+
+// dict's methods for nodes and what both kinds have, in one table.
+PyMethodDef* all_methods() {
+  static std::vector<PyMethodDef> all;
+  for (PyMethodDef* method = node_methods; method->ml_name != nullptr; ++method) {
+    all.push_back(*method);
+  }
+  for (const PyMethodDef& method : common_methods) all.push_back(method);
+  return all.data();
+}
+
+}  // namespace
+
+PyObject* leaf_operation(LeafOperation which) {
+  return operations[static_cast<std::size_t>(which)].get();
+}
+
+void make_proxy_type() {
+  std::vector<PyType_Slot> slots = {
+      {Py_tp_dealloc, reinterpret_cast<void*>(proxy_dealloc)},
+      {Py_tp_traverse, reinterpret_cast<void*>(proxy_traverse)},
+      {Py_tp_clear, reinterpret_cast<void*>(proxy_clear)},
+      {Py_tp_getattro, reinterpret_cast<void*>(get_attribute)},
+      {Py_tp_setattro, reinterpret_cast<void*>(set_attribute)},
+      {Py_mp_subscript, reinterpret_cast<void*>(subscript)},
+      {Py_mp_ass_subscript, reinterpret_cast<void*>(assign)},
+      {Py_mp_length, reinterpret_cast<void*>(length)},
+      {Py_sq_length, reinterpret_cast<void*>(length)},
+      {Py_sq_item, reinterpret_cast<void*>(position)},
+      {Py_sq_contains, reinterpret_cast<void*>(contains)},
+      {Py_nb_bool, reinterpret_cast<void*>(truth)},
+      {Py_tp_iter, reinterpret_cast<void*>(iterate)},
+      {Py_tp_richcompare, reinterpret_cast<void*>(compare)},
+      {Py_tp_hash, reinterpret_cast<void*>(PyObject_HashNotImplemented)},
+      {Py_tp_repr, reinterpret_cast<void*>(represent)},
+      {Py_tp_str, reinterpret_cast<void*>(string)},
+      {Py_tp_methods, all_methods()},
+      {Py_tp_getset, attributes},
+      {Py_tp_doc, const_cast<char*>(
+                      "Stands for a part of the state: a mapping node, a mutable leaf, or a part "
+                      "of one.\n\nBelongs to the thread of its transaction and ends with it; "
+                      "theus.plain(p) gives an ordinary object that stays.")},
+  };
+  add_number_slots(&slots);
+  slots.push_back({0, nullptr});
+  static PyType_Spec spec = {"theus.SupervisorProxy", sizeof(ProxyObject), 0,
+                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE |
+                                 Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                             nullptr};
+  spec.slots = slots.data();
+  proxy_type = reinterpret_cast<PyTypeObject*>(Ref::check(PyType_FromSpec(&spec)).release());
+
+  static PyType_Slot callable_slots[] = {
+      {Py_tp_call, reinterpret_cast<void*>(call_proxy)},
+      {Py_tp_dealloc, reinterpret_cast<void*>(proxy_dealloc)},
+      {Py_tp_traverse, reinterpret_cast<void*>(proxy_traverse)},
+      {Py_tp_clear, reinterpret_cast<void*>(proxy_clear)},
+      {Py_tp_hash, reinterpret_cast<void*>(PyObject_HashNotImplemented)},
+      {Py_tp_richcompare, reinterpret_cast<void*>(compare)},
+      {0, nullptr},
+  };
+  static PyType_Spec callable_spec = {
+      "theus.SupervisorProxy", sizeof(ProxyObject), 0,
+      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, callable_slots};
+  callable_proxy_type = reinterpret_cast<PyTypeObject*>(
+      Ref::check(PyType_FromSpecWithBases(&callable_spec, reinterpret_cast<PyObject*>(proxy_type)))
+          .release());
+}
+
+Ref make_node_proxy(const Node& parent, PyObject* key, worker::Mapping* mapping,
+                    std::uint64_t node) {
+  ProxyObject* proxy = new_proxy(parent.context, parent.owner, key, proxy_type);
+  proxy->mapping = mapping;
+  proxy->node = node;
+  return track(proxy);
+}
+
+Ref make_root_proxy(ContextObject* context) {
+  ProxyObject* proxy =
+      new_proxy(context, reinterpret_cast<PyObject*>(context), nullptr, proxy_type);
+  proxy->mapping = context->root;
+  proxy->node = context->root_node;
+  return track(proxy);
+}
+
+Ref make_leaf_proxy(LeafObject* leaf, PyObject* parent, PyObject* key, PyObject* target) {
+  PyObject* stands_for = target != nullptr ? target : leaf_content(leaf);
+  bool callable = stands_for != nullptr && PyCallable_Check(stands_for) == 1;
+  ProxyObject* proxy =
+      new_proxy(leaf->context, parent, key, callable ? callable_proxy_type : proxy_type);
+  Py_INCREF(leaf);
+  proxy->leaf = leaf;
+  Py_XINCREF(target);
+  proxy->target = target;
+  return track(proxy);
+}
+
+}  // namespace theus::bindings

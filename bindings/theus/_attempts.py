@@ -1,0 +1,169 @@
+"""engine.attempts(): the explicit retry loop.
+
+    for attempt in engine.attempts(16):
+        with attempt as ctx: ...
+
+A `with` whose commit met a conflict ends quietly if the loop is going to try again. Whether it is
+cannot be seen from a `with` alone: `return` and `break` inside it look like its normal end. So the
+loop notes where its caller's `for` fetched the attempt, and the end of the `with` looks in the
+caller's bytecode whether that place can still be reached. Where it cannot, ConflictError is raised;
+where that is not known (the attempt was fetched by other code than a `for`), the loop's finalizer
+reports a lost conflict through sys.unraisablehook.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import random
+import sys
+import time
+from collections.abc import Iterator
+from types import CodeType, FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from theus import errors
+from theus.errors import ConflictError, TheusError
+
+if TYPE_CHECKING:
+    from theus._engine import Engine
+
+_FIRST_PAUSE_S = 2e-6
+_PAUSE_MAX_S = 1e-3
+_EXECUTIONS_BEFORE_TURN = 3
+
+
+class Attempt:
+    """One execution of the body; `committed` tells how it ended."""
+
+    __slots__ = ("_guard", "_loop", "committed")
+
+    def __init__(self, loop: _Loop) -> None:
+        self._loop = loop
+        self._guard: Any = None
+        self.committed = False
+
+    def __enter__(self) -> Any:
+        if self._guard is not None:
+            raise TheusError("an attempt is for one `with`; take the next one from the loop")
+        self._guard = self._loop.engine.transaction()
+        return self._guard.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._guard.__exit__(kind, value, traceback)
+        except ConflictError as conflict:
+            self._loop.met(conflict, sys._getframe(1))
+        else:
+            self.committed = kind is None
+            self._loop.over = True
+
+
+class _Loop:
+    """The iterator that attempts() returns."""
+
+    def __init__(self, engine: Engine, n: int) -> None:
+        self.engine = engine
+        self.over = False
+        self._left = n
+        self._made = 0
+        self._conflict: ConflictError | None = None
+        self._current: Attempt | None = None
+        self._started = 0.0
+        self._place: tuple[CodeType, int] | None = None
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return self
+
+    def __next__(self) -> Attempt:
+        if self.over:
+            raise StopIteration
+        if self._current is not None and self._current._guard is None:
+            raise TheusError("an attempt was not used: write `with attempt as ctx:` in the loop")
+        self._conflict = None
+        frame = sys._getframe(1)
+        self._place = (frame.f_code, frame.f_lasti)
+        if self._made >= _EXECUTIONS_BEFORE_TURN:
+            self.engine._claim_turn(time.monotonic() - self._started)
+        elif self._made > 1:
+            bound = min(_FIRST_PAUSE_S * 2 ** min(self._made - 2, 20), _PAUSE_MAX_S)
+            time.sleep(random.random() * bound)
+        self._made += 1
+        self._left -= 1
+        self._started = time.monotonic()
+        self._current = Attempt(self)
+        return self._current
+
+    def met(self, conflict: ConflictError, frame: FrameType) -> None:
+        """The current attempt met a conflict, and its `with` in `frame` is at its end."""
+        if self._left <= 0:
+            self.over = True
+            raise errors._exhausted(self._made, conflict)
+        if self._place is not None and self._place[0] is frame.f_code:
+            if not _reaches(frame.f_code, frame.f_lasti, self._place[1]):
+                self.over = True
+                raise conflict
+        self._conflict = conflict
+
+    def __del__(self) -> None:
+        if self._conflict is None:
+            return
+        error = self._conflict
+        sys.unraisablehook(
+            sys.UnraisableHookArgs(  # type: ignore[call-arg]
+                (
+                    type(error),
+                    error,
+                    error.__traceback__,
+                    "the loop over engine.attempts() was left although its last attempt had met a "
+                    "conflict; what that attempt wrote is lost",
+                    self,
+                )
+            )
+        )
+
+
+def attempts(engine: Engine, n: int) -> Iterator[Attempt]:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"attempts(n): n is 1 or more, not {n!r}")
+    return _Loop(engine, n)
+
+
+@functools.lru_cache(maxsize=1024)
+def _reaches(code: CodeType, start: int, goal: int) -> bool:
+    """Whether execution that goes on behind the instruction at `start` can come to the one at
+    `goal`, a FOR_ITER, in the same loop. True where that is not known."""
+    instructions = list(dis.get_instructions(code))
+    places = {instruction.offset: number for number, instruction in enumerate(instructions)}
+    if start not in places or goal not in places:
+        return True
+    if instructions[places[goal]].opname != "FOR_ITER":
+        return True
+    waiting = [places[start] + 1]
+    seen = set()
+    while waiting:
+        number = waiting.pop()
+        if number in seen or number >= len(instructions):
+            continue
+        seen.add(number)
+        instruction = instructions[number]
+        name = instruction.opname
+        if instruction.offset == goal:
+            return True
+        # A new loop begins behind GET_ITER; its FOR_ITER is the same instruction, not the same
+        # loop.
+        if name == "GET_ITER" or name.startswith(("RETURN", "RAISE", "RERAISE")):
+            continue
+        if instruction.opcode in dis.hasjrel or instruction.opcode in dis.hasjabs:
+            target = instruction.argval
+            if target in places:
+                waiting.append(places[target])
+            if name.startswith("JUMP") and "IF" not in name:
+                continue
+        waiting.append(number + 1)
+    return False

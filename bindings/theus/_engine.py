@@ -1,0 +1,287 @@
+"""Engine: how a process reaches the shared state; open() and connect()."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import inspect
+import logging
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from theus import _coordinator, _theus
+from theus._attempts import Attempt, attempts
+from theus._state import State
+from theus.errors import CoordinatorNotFound, TheusError
+
+if TYPE_CHECKING:
+    from theus.errors import Path
+
+logger = logging.getLogger("theus")
+
+R = TypeVar("R")
+_NO_DEFAULT: Any = object()
+_RETRIES_DEFAULT = 16
+_STARTS_MAX = 5
+
+
+class Engine(_theus.EngineCore):
+    """One process's access to a shared state. Made by theus.open() and theus.connect().
+
+    May be used from several threads. Can be pickled and handed to multiprocessing children under
+    fork, spawn and forkserver: there it attaches anew by itself when it is first used.
+    """
+
+    def __init__(self, name: str, *, private: bool = False) -> None:
+        self._name = name
+        self._private = private
+        self._closed = False
+        _open_engines.add(self)
+
+    @property
+    def name(self) -> str:
+        """The coordinator's name."""
+        return self._name
+
+    @property
+    def state(self) -> State:
+        """The newest version as a pinned, immutable State. Allowed inside a transaction, too."""
+        return State(self)
+
+    def _reattach(self) -> None:
+        """Called from C++ when there is no session in this process."""
+        if self._closed:
+            raise TheusError(f"this engine ({self._name}) is closed; open or connect a new one")
+        self._attach(self._name)
+        logger.debug("attached to coordinator %s", self._name)
+
+    def close(self) -> None:
+        """Detaches. Idempotent. Open transactions are rolled back; arrays and States stay valid."""
+        self._closed = True
+        self._detach()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if _theus.encoding_now():
+            raise TypeError("an engine cannot be stored in the state; pass it to processes instead")
+        return _restore, (self._name, self._private)
+
+    def __repr__(self) -> str:
+        status = "closed" if self._closed else "attached" if self._attached else "not attached"
+        return f"<Engine of {self._name}, {status}>"
+
+    # ----------------------------------------------------------------- one-shot transactions
+
+    def read(self, path: Path, default: Any = _NO_DEFAULT) -> Any:
+        """Returns what is at `path` in the newest version, as plain objects (arrays: read-only).
+
+        KeyError when there is nothing and no default.
+        """
+        with self.snapshot() as ctx:
+            value = ctx.read(path) if default is _NO_DEFAULT else ctx.read(path, default)
+            return value if value is default else _theus.plain(value)
+
+    def write(self, path: Path, value: Any) -> None:
+        """Sets what is at `path`, in a transaction of its own. KeyError names a missing parent."""
+        self.run(_write, path, value)
+
+    def add(self, path: Path, operand: Any) -> None:
+        """Adds to the number at `path`, in a transaction of its own."""
+        self.run(_add, path, operand)
+
+    def update(self, changes: Mapping[Path, Any]) -> None:
+        """Commits {path: value, ...}, all or nothing."""
+        self.run(_write_all, list(changes.items()))
+
+    # ----------------------------------------------------------------- retrying
+
+    def attempts(self, n: int = _RETRIES_DEFAULT) -> Iterator[Attempt]:
+        """Yields at most n attempts, each for one `with attempt as ctx`, until one commits."""
+        return attempts(self, n)
+
+    def process(
+        self,
+        function: Callable[..., R] | None = None,
+        *,
+        semantic: str = "effect",
+        retries: int = _RETRIES_DEFAULT,
+    ) -> Any:
+        """Decorates fn(ctx, ...): calling it runs it in a transaction (semantic="effect"), which
+        is retried after conflicts, or in a snapshot (semantic="pure")."""
+        if semantic not in ("effect", "pure"):
+            raise ValueError(f"semantic is 'effect' or 'pure', not {semantic!r}")
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries is 0 or more, not {retries!r}")
+
+        def decorate(body: Callable[..., R]) -> Callable[..., R]:
+            if _is_lazy(body):
+                raise TypeError(f"{body!r} is a coroutine or generator function; use an ordinary one")
+
+            @functools.wraps(body)
+            def run(*args: Any, **named: Any) -> R:
+                if semantic == "pure":
+                    with self.snapshot() as ctx:
+                        return _theus.plain_result(body(ctx, *args, **named))
+                # Bound first, so that a keyword of the body that is named like one of run()'s own
+                # reaches the body.
+                return self.run(functools.partial(_call, body, args, named), retries=retries)
+
+            return run
+
+        return decorate if function is None else decorate(function)
+
+    async def run_async(self, function: Callable[..., R], *args: Any, **named: Any) -> R:
+        """run() in a thread of asyncio's default executor."""
+        import asyncio
+
+        return await asyncio.to_thread(self.run, function, *args, **named)
+
+    # ----------------------------------------------------------------- not yet
+
+    def wait(self, *paths: Path, since: int | None = None, timeout: float | None = None) -> Any:
+        """Not available in this version."""
+        raise TheusError("engine.wait() is not available in this version; poll engine.version")
+
+    def watch(self, *paths: Path, since: int | None = None) -> Any:
+        """Not available in this version."""
+        raise TheusError("engine.watch() is not available in this version; poll engine.version")
+
+
+def _is_lazy(function: Callable[..., Any]) -> bool:
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    )
+
+
+def _call(body: Callable[..., R], args: Any, named: Any, ctx: Any) -> R:
+    return body(ctx, *args, **named)
+
+
+def _write(ctx: Any, path: Any, value: Any) -> None:
+    ctx.write(path, value)
+
+
+def _add(ctx: Any, path: Any, operand: Any) -> None:
+    ctx.add(path, operand)
+
+
+def _write_all(ctx: Any, changes: list[tuple[Any, Any]]) -> None:
+    for path, value in changes:
+        ctx.write(path, value)
+
+
+def _create_absent(ctx: Any, initial: list[tuple[Any, Any]]) -> None:
+    for key, value in initial:
+        if key not in ctx:
+            ctx[key] = value
+
+
+def _restore(name: str, private: bool) -> Engine:
+    if private:
+        _coordinator.private.adopt(name)
+    return Engine(name, private=private)
+
+
+_open_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_engines() -> None:
+    for engine in list(_open_engines):
+        try:
+            engine.close()
+        except TheusError as error:
+            logger.debug("an engine could not be closed at exit: %s", error)
+
+
+def connect(name: str) -> Engine:
+    """Attaches to the coordinator `name`; CoordinatorNotFound if none runs."""
+    if not isinstance(name, str) or not name:
+        raise ValueError("connect() needs the name of a coordinator")
+    engine = Engine(name)
+    try:
+        engine._reattach()
+    except CoordinatorNotFound as error:
+        raise CoordinatorNotFound(
+            f"{error}; start one with theus.open({name!r}) or with `theus-coordinator {name}`"
+        ) from None
+    return engine
+
+
+def open(  # noqa: A001
+    name: str | None = None,
+    *,
+    initial: Mapping[Any, Any] | None = None,
+    capacity: int | str | None = None,
+    arbitration: str = "cooperative",
+) -> Engine:
+    """Attaches to the coordinator `name`, and starts one if none runs.
+
+    Without a name: to the private coordinator of this program, which its multiprocessing children
+    share; in such a child it attaches or raises CoordinatorNotFound. initial: creates each absent
+    top-level key, all of them in one transaction. capacity: bytes or text such as "2 GiB", used if
+    a coordinator is started (default: 2 GiB; memory is taken only as it is used).
+
+    The state is in memory only: it ends with the last process that uses it.
+    """
+    _coordinator.check_arbitration(arbitration)
+    if capacity is not None:
+        _coordinator.parse_capacity(capacity)
+    engine = _open_private(capacity) if name is None else _open_named(name, capacity)
+    if initial:
+        try:
+            engine.run(_create_absent, list(initial.items()))
+        except BaseException:
+            engine.close()
+            raise
+    return engine
+
+
+def _open_private(capacity: int | str | None) -> Engine:
+    name = _coordinator.private.find()
+    if name is not None:
+        engine = Engine(name, private=True)
+        try:
+            engine._reattach()
+            return engine
+        except CoordinatorNotFound:
+            logger.info("the private coordinator %s is gone", name)
+    engine = Engine(_coordinator.private.start(capacity, lost=name), private=True)
+    engine._reattach()
+    return engine
+
+
+def _open_named(name: str, capacity: int | str | None) -> Engine:
+    engine = Engine(name)
+    for _ in range(_STARTS_MAX):
+        try:
+            engine._reattach()
+            return engine
+        except CoordinatorNotFound:
+            logger.debug("no coordinator %s runs; starting one", name)
+        # Started by another process meanwhile, it has no lifeline for us, and may end before we
+        # attach: then once more.
+        _, lifeline = _coordinator.start_embedded(name, capacity)
+        try:
+            engine._reattach()
+            return engine
+        except CoordinatorNotFound:
+            logger.debug("coordinator %s ended before it could be used", name)
+        finally:
+            # From here on the attachment keeps it.
+            _coordinator.lifelines.release(lifeline)
+    raise CoordinatorNotFound(f"the coordinator {name!r} keeps ending as soon as it is started")

@@ -1,0 +1,94 @@
+"""What is known of the built-in containers: which methods read, which write, what is inside."""
+
+from __future__ import annotations
+
+import collections
+import gc
+import types
+from typing import Any
+
+WRITES: dict[type, frozenset[str]] = {
+    list: frozenset(
+        {"append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse"}
+    ),
+    dict: frozenset({"clear", "pop", "popitem", "setdefault", "update"}),
+    set: frozenset(
+        {
+            "add",
+            "clear",
+            "difference_update",
+            "discard",
+            "intersection_update",
+            "pop",
+            "remove",
+            "symmetric_difference_update",
+            "update",
+        }
+    ),
+    bytearray: frozenset(
+        {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "resize", "take_bytes"}
+    ),
+    collections.deque: frozenset(
+        {
+            "append",
+            "appendleft",
+            "clear",
+            "extend",
+            "extendleft",
+            "insert",
+            "pop",
+            "popleft",
+            "remove",
+            "reverse",
+            "rotate",
+        }
+    ),
+    tuple: frozenset(),
+    frozenset: frozenset(),
+}
+
+
+def _other_methods(cls: type) -> frozenset[str]:
+    return frozenset(
+        name
+        for name in dir(cls)
+        if not name.startswith("_") and callable(getattr(cls, name)) and name not in WRITES[cls]
+    )
+
+
+READS: dict[type, frozenset[str]] = {cls: _other_methods(cls) for cls in WRITES}
+
+# Where the way through a leaf's objects ends: these are shared with the rest of the program.
+_OUTSIDE = (
+    type,
+    types.ModuleType,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.CodeType,
+    types.FrameType,
+    str,
+    bytes,
+    int,
+    float,
+)
+
+
+def reachable(root: Any, target: Any) -> bool:
+    """Whether `target` is `root` or somewhere inside of it. Walks all of it at worst."""
+    if root is target:
+        return True
+    origin = getattr(type(target), "__theus_origin__", None)
+    if origin is not None:
+        target = origin.__get__(target)
+        if target is None or target is root:
+            return True
+    seen = {id(root)}
+    waiting = [root]
+    while waiting:
+        for item in gc.get_referents(waiting.pop()):
+            if item is target:
+                return True
+            if id(item) not in seen and not isinstance(item, _OUTSIDE):
+                seen.add(id(item))
+                waiting.append(item)
+    return False

@@ -1,0 +1,118 @@
+"""State: the newest version, pinned and immutable."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from typing import TYPE_CHECKING, Any
+
+from theus import _theus
+from theus.errors import ConflictError
+
+if TYPE_CHECKING:
+    from theus._engine import Engine
+    from theus.errors import Path
+
+
+class State(Mapping[Any, Any]):
+    """One version of the whole state, kept for as long as this object (or a part of it) lives.
+
+    Values are as in `engine.snapshot()`: plain where they cannot be changed, read-only proxies
+    where they could; a write raises ReadOnlyError. May be used from any thread. A State that was
+    made before a fork raises TheusError in the child.
+    """
+
+    __slots__ = ("__weakref__", "_engine", "_root", "_version")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._root, self._version = engine._state_root()
+
+    @property
+    def version(self) -> int:
+        """The version's number."""
+        return self._version
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._root[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._root)
+
+    def __len__(self) -> int:
+        return len(self._root)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._root
+
+    def __reversed__(self) -> Iterator[Any]:
+        return reversed(self._root)
+
+    def keys(self) -> KeysView[Any]:
+        return self._root.keys()
+
+    def values(self) -> ValuesView[Any]:
+        return self._root.values()
+
+    def items(self) -> ItemsView[Any, Any]:
+        return self._root.items()
+
+    def __eq__(self, other: object) -> bool:
+        return self._root == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<State at version {self._version}>"
+
+    def __copy__(self) -> State:
+        return self
+
+    def __deepcopy__(self, memo: object) -> State:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.to_dict().__reduce_ex__(protocol)
+
+    def to_dict(self) -> dict[Any, Any]:
+        """Returns plain objects all the way down; arrays as read-only views that stay valid."""
+        return _theus.plain(self._root)
+
+    def update(self, changes: Mapping[Path, Any]) -> State:
+        """Commits {path: value, ...}, each path replaced on its own, and returns the next State.
+
+        Raises ConflictError, and writes nothing, if one of these paths, or anything below one, has
+        changed since this State's version.
+        """
+        paths = [(_theus.parse_path(path), value) for path, value in changes.items()]
+        self._engine.run(self._replace, paths)
+        return State(self._engine)
+
+    def _replace(self, ctx: Any, changes: list[tuple[tuple[Any, ...], Any]]) -> None:
+        for path, _ in changes:
+            newer = _theus.changed_since(ctx, path, self._version, self._has(path))
+            if newer is not None:
+                raise self._conflict(path, newer)
+        for path, value in changes:
+            ctx.write(path, value)
+
+    def _has(self, path: tuple[Any, ...]) -> bool:
+        node = self._root
+        for key in path:
+            if _theus.parts(node) != (None, None) or not isinstance(node, Mapping):
+                return False
+            if key not in node:
+                return False
+            node = node[key]
+        return True
+
+    def _conflict(self, path: tuple[Any, ...], version: int) -> ConflictError:
+        spelled = _theus.spell_path(path)
+        newer = f"version {version} > " if version else "it was deleted after "
+        error = ConflictError(
+            f"{spelled} was changed ({newer}state {self._version}); nothing was written; take a "
+            "new engine.state and decide again"
+        )
+        error.paths = (spelled,)
+        error.snapshot_version = self._version
+        error.version = version or None
+        return error

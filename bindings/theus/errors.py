@@ -1,0 +1,152 @@
+"""The exceptions of theus. Every message says what happened, to which path, and what to do.
+
+All of them can be pickled, so they pass through multiprocessing pools.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Union
+
+Path = Union[str, tuple]
+
+
+class TheusError(Exception):
+    """Base class; raised itself for misuse, such as a transaction used after its end."""
+
+
+class TransientError(TheusError):
+    """The same call may succeed when it is made again."""
+
+
+class ConflictError(TransientError):
+    """Another transaction was faster; nothing was written.
+
+    paths: what had changed. winner_pid: who changed it (None: no longer known). snapshot_version:
+    the version this transaction had read. version: the version that changed it.
+    """
+
+    paths: tuple[Path, ...] = ()
+    winner_pid: int | None = None
+    snapshot_version: int | None = None
+    version: int | None = None
+
+
+class RetriesExhausted(TransientError):
+    """Every execution met a conflict; the last one is the cause. attempts: how many there were."""
+
+    attempts: int = 0
+
+
+class SnapshotTooOld(TransientError):
+    """The version that was read has been given up; read again."""
+
+
+class CoordinatorLost(TransientError):
+    """The coordinator is gone, and the state with it if no process was left."""
+
+
+class ReadOnlyError(TheusError):
+    """A write through a snapshot or a State. path: where."""
+
+    path: Path | None = None
+
+
+class EncodeError(TheusError):
+    """A value or key cannot be stored; nothing was changed. path: where."""
+
+    path: Path | None = None
+
+
+class DecodeError(TheusError):
+    """A stored value cannot be made into an object here. path: where."""
+
+    path: Path | None = None
+
+
+class CapacityError(TheusError, MemoryError):
+    """The shared memory is full; nothing was written. Deletes still work, and free memory."""
+
+
+class CoordinatorNotFound(TheusError):
+    """No coordinator of that name runs."""
+
+
+class VersionMismatch(TheusError):
+    """The coordinator was built with another layout or C library, or is in another namespace."""
+
+
+class CommitUnknown(TheusError):
+    """It could not be found out whether the commit took place. Never retried by itself."""
+
+
+class MissingItem(KeyError):
+    """A KeyError whose text says where the key is missing and which ones are near."""
+
+    message = ""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _conflict(
+    path: Path | None,
+    winner_pid: int,
+    winner_version: int,
+    snapshot_version: int,
+    keys_changed: bool,
+) -> ConflictError:
+    what = "something that was read" if path is None else _text(path)
+    if keys_changed:
+        what = f"the set of keys of {what}"
+    by = f" by pid {winner_pid}" if winner_pid else ""
+    error = ConflictError(
+        f"{what} was changed{by} (version {winner_version} > snapshot {snapshot_version}); "
+        "nothing was written; use engine.run(fn) to retry"
+    )
+    error.paths = () if path is None else (path,)
+    error.winner_pid = winner_pid or None
+    error.snapshot_version = snapshot_version
+    error.version = winner_version
+    return error
+
+
+def _exhausted(executions: int, cause: ConflictError) -> RetriesExhausted:
+    times = "once" if executions == 1 else f"{executions} times"
+    error = RetriesExhausted(
+        f"the transaction was run {times} and met a conflict each time, the last: {cause}"
+        if executions > 1
+        else f"the transaction was run once and met a conflict: {cause}"
+    )
+    error.attempts = executions
+    error.__cause__ = cause
+    return error
+
+
+def _missing(
+    key: object, path: tuple[object, ...], near: Sequence[object], as_attribute: bool
+) -> KeyError | AttributeError:
+    where = _text(path) if path else "the root"
+    message = f"{where} has no {'attribute or key' if as_attribute else 'key'} {key!r}"
+    if path:
+        message = f"{_text((*path, key))} does not exist: {message}"
+    if isinstance(key, str):
+        names = [name for name in near if isinstance(name, str)]
+        if close := difflib.get_close_matches(key, names, n=3):
+            message += "; near: " + ", ".join(repr(name) for name in close)
+        if "." in key and not as_attribute:
+            message += f'; keys in [...] are literal, use ctx.read("{key}") for a path'
+    if as_attribute:
+        return AttributeError(message)
+    error = MissingItem(key)
+    error.message = message
+    return error
+
+
+def _text(path: Path) -> str:
+    if isinstance(path, tuple):
+        if path and all(isinstance(key, str) and key and "." not in key for key in path):
+            return ".".join(path)
+        return repr(path)
+    return path

@@ -1,0 +1,20 @@
+// Iterators over a node, and what keys(), values() and items() of it return.
+#pragma once
+
+#include "bindings/ref.h"
+
+namespace theus::bindings {
+
+enum class IteratorMode : unsigned char { kKeys, kValues, kItems };
+
+void make_view_types(PyObject* module);
+
+// `owner` is a context or a node proxy. Throw PythonError.
+Ref make_node_iterator(PyObject* owner, IteratorMode mode);
+Ref make_view(PyObject* owner, IteratorMode mode);
+// The keys from last to first; depends on all of them.
+Ref reversed_keys(PyObject* owner);
+// dir() of a node: its methods and the keys that can be reached by attribute.
+Ref node_directory(PyObject* owner);
+
+}  // namespace theus::bindings
