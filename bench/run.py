@@ -285,7 +285,7 @@ def machine() -> dict[str, Any]:
         "processor": f"{model}, {os.cpu_count()} cores",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "load": f"{LOAD_BEFORE:.1f} before, {os.getloadavg()[0]:.1f} after (2 workers make up to 2)",
+        "load": f"{LOAD_BEFORE:.1f} before, {os.getloadavg()[0]:.1f} after",
     }
 
 

@@ -8,8 +8,7 @@ namespace theus::bindings {
 namespace {
 
 struct BlockViewObject {
-  PyObject_HEAD
-  AttachedPtr attached;
+  PyObject_HEAD AttachedPtr attached;
   std::uint32_t pin;
   const char* data;
   Py_ssize_t size;
@@ -46,7 +45,8 @@ void make_block_view_type() {
   static PyType_Slot slots[] = {
       {Py_tp_dealloc, reinterpret_cast<void*>(block_view_dealloc)},
       {Py_bf_getbuffer, reinterpret_cast<void*>(block_view_get_buffer)},
-      {Py_tp_doc, const_cast<char*>("Bytes of the shared state, read-only, kept while this lives.")},
+      {Py_tp_doc,
+       const_cast<char*>("Bytes of the shared state, read-only, kept while this lives.")},
       {0, nullptr},
   };
   static PyType_Spec spec = {"theus._theus.BlockView", sizeof(BlockViewObject), 0,

@@ -12,6 +12,11 @@
 
 namespace theus::bindings {
 
+// Raised in each forked child: one load tells what belongs to an ancestor. (Session::forked() sees
+// also children that were made without fork handlers; it is asked when something is opened.)
+extern unsigned long fork_count;
+void count_forks();
+
 // Thread safety: the session's calls are serialized by the GIL.
 struct Attached {
   explicit Attached(worker::Attachment attachment)

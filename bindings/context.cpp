@@ -1,5 +1,6 @@
 #include "bindings/context.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <new>
@@ -15,6 +16,11 @@
 namespace theus::bindings {
 
 PyTypeObject* context_type = nullptr;
+unsigned long fork_count = 0;
+
+void count_forks() {
+  pthread_atfork(nullptr, nullptr, [] { ++fork_count; });
+}
 
 namespace {
 
@@ -77,6 +83,7 @@ ContextObject* new_context(EngineObject* engine) {
   Py_INCREF(engine);
   context->engine = engine;
   context->status = Status::kClosed;  // until it is complete
+  context->fork_count = fork_count;
   return context;
 }
 
@@ -132,6 +139,7 @@ void run_callbacks(PyObject* callbacks) {
 }  // namespace
 
 bool is_forked(const ContextObject* context) {
+  if (context->fork_count != fork_count) return true;
   if (context->holder != nullptr) return context->holder->attached->session.forked();
   return context->pinned != nullptr && (*context->pinned)->attached->session.forked();
 }

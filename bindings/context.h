@@ -39,6 +39,7 @@ struct ContextObject {
   PyObject* label;             // str or null
   ContextObject* next_open;
   ContextObject* previous_open;
+  unsigned long fork_count;    // when it was opened
   Status status;
   bool serializable;
   bool busy;                   // inside of commit, where the GIL may be let go
@@ -90,7 +91,7 @@ inline const worker::Snapshot& snapshot_of(ContextObject* context) {
 inline void check_usable(ContextObject* context, PyObject* owner) {
   if (context->status == Status::kOpen &&
       (context->thread == 0 || context->thread == PyThread_get_thread_ident()) &&
-      !attached_of(context)->session.forked()) {
+      context->fork_count == fork_count) {
     return;
   }
   Ref path = path_of(owner);

@@ -85,7 +85,8 @@ Place walk_to_write(PyObject* self, PyObject* path) {
     raise_missing(at.node, at.absent, false);
   }
   if (at.key == nullptr) {
-    raise(PyExc_ValueError, "the root itself cannot be replaced or deleted; use update() or clear()");
+    raise(PyExc_ValueError,
+          "the root itself cannot be replaced or deleted; use update() or clear()");
   }
   return at;
 }
@@ -187,7 +188,8 @@ PyMethodDef own_methods[] = {
      "Sets what is at a path. Never creates parents: KeyError names the missing one."},
     {"delete", delete_method, METH_O, "Deletes what is at a path; KeyError if nothing is."},
     {"add", fast(add_method), METH_FASTCALL, "Adds to the number or array at a path."},
-    {"maximum", fast(maximum_method), METH_FASTCALL, "Raises the value at a path to at least this."},
+    {"maximum", fast(maximum_method), METH_FASTCALL,
+     "Raises the value at a path to at least this."},
     {"minimum", fast(minimum_method), METH_FASTCALL, "Lowers the value at a path to at most this."},
     {"append", fast(append_method), METH_FASTCALL, "Appends to the list at a path."},
     {"insert", fast(insert_method), METH_FASTCALL, "Adds to the set at a path."},

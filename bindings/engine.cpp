@@ -268,6 +268,8 @@ void check_function(PyObject* function) {
 
 void check_result(PyObject* function, PyObject* result) {
   if (PyGen_CheckExact(result) || PyCoro_CheckExact(result) || PyAsyncGen_CheckExact(result)) {
+    // Python would warn that it was never awaited.
+    if (PyCoro_CheckExact(result)) Ref::check(PyObject_CallMethod(result, "close", nullptr));
     refuse_function(function);
   }
 }

@@ -1,5 +1,9 @@
 #include "bindings/guard.h"
 
+#include <structmember.h>
+
+#include <cstddef>
+
 #include "bindings/context.h"
 #include "bindings/errors.h"
 #include "bindings/free_list.h"
@@ -8,10 +12,10 @@ namespace theus::bindings {
 namespace {
 
 struct GuardObject {
-  PyObject_HEAD
-  EngineObject* engine;    // strong
-  ContextObject* context;  // strong; null until it is entered
-  PyObject* label;         // strong; may be null
+  PyObject_HEAD EngineObject* engine;  // strong
+  ContextObject* context;              // strong; null until it is entered
+  PyObject* label;                     // strong; may be null
+  vectorcallfunc vectorcall;
   worker::Isolation isolation;
   bool snapshot;
 };
@@ -44,7 +48,7 @@ void guard_dealloc(PyObject* self) {
   free_guards.give(as_guard(self));
 }
 
-PyObject* guard_enter(PyObject* self, PyObject*) {
+PyObject* enter(PyObject* self) {
   return guarded([&] {
     GuardObject* guard = as_guard(self);
     if (guard->engine == nullptr) raise(ErrorClass::kTheus, "this guard is being collected");
@@ -75,10 +79,9 @@ void leave_normally(ContextObject* context) {
   throw PythonError{};
 }
 
-PyObject* guard_exit(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+PyObject* leave(PyObject* self, PyObject* const* arguments) {
   return guarded([&] {
     ContextObject* context = as_guard(self)->context;
-    if (count != 3) raise(PyExc_TypeError, "__exit__ takes three arguments");
     if (context == nullptr) raise(ErrorClass::kTheus, "this guard was never entered");
     bool failed = arguments[0] != Py_None;
     if (context->status != Status::kOpen) {
@@ -99,18 +102,44 @@ PyObject* guard_exit(PyObject* self, PyObject* const* arguments, Py_ssize_t coun
   });
 }
 
-PyMethodDef methods[] = {
-    {"__enter__", guard_enter, METH_NOARGS, "Opens it and returns the ProcessContext."},
-    {"__exit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(guard_exit)),
-     METH_FASTCALL,
-     "Commits, or rolls back if an exception passes. Raises ConflictError on a conflict."},
-    {nullptr, nullptr, 0, nullptr},
+// A `with` looks up __enter__ and __exit__ and calls what it finds, which for ordinary methods
+// makes and drops two bound methods. Here both names are descriptors that give the guard itself,
+// and the guard, called without arguments, enters, and with three, leaves: nothing is allocated.
+PyObject* call_guard(PyObject* self, PyObject* const* arguments, std::size_t flagged,
+                     PyObject* names) {
+  Py_ssize_t count = PyVectorcall_NARGS(flagged);
+  if (names == nullptr && count == 0) return enter(self);
+  if (names == nullptr && count == 3) return leave(self, arguments);
+  PyErr_SetString(PyExc_TypeError, "__enter__ takes no arguments, __exit__ takes three");
+  return nullptr;
+}
+
+PyObject* give_guard(PyObject*, PyObject* guard, PyObject*) {
+  if (guard == nullptr) guard = Py_None;
+  Py_INCREF(guard);
+  return guard;
+}
+
+PyTypeObject* make_descriptor_type() {
+  static PyType_Slot slots[] = {
+      {Py_tp_descr_get, reinterpret_cast<void*>(give_guard)},
+      {0, nullptr},
+  };
+  static PyType_Spec spec = {"theus._theus.GuardMethod", sizeof(PyObject), 0, Py_TPFLAGS_DEFAULT,
+                             slots};
+  return reinterpret_cast<PyTypeObject*>(Ref::check(PyType_FromSpec(&spec)).release());
+}
+
+PyMemberDef members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(GuardObject, vectorcall), READONLY, nullptr},
+    {nullptr, 0, 0, 0, nullptr},
 };
 
 GuardObject* new_guard(EngineObject* engine) {
   GuardObject* guard = free_guards.take(guard_type);
   Py_INCREF(engine);
   guard->engine = engine;
+  guard->vectorcall = call_guard;
   return guard;
 }
 
@@ -126,14 +155,21 @@ void make_guard_type(PyObject* module) {
       {Py_tp_dealloc, reinterpret_cast<void*>(guard_dealloc)},
       {Py_tp_traverse, reinterpret_cast<void*>(guard_traverse)},
       {Py_tp_clear, reinterpret_cast<void*>(guard_clear)},
-      {Py_tp_methods, methods},
+      {Py_tp_members, members},
+      {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
       {Py_tp_doc, const_cast<char*>("Opens a transaction or a snapshot for one `with` statement.")},
       {0, nullptr},
   };
-  static PyType_Spec spec = {
-      "theus.ContextGuard", sizeof(GuardObject), 0,
-      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+  static PyType_Spec spec = {"theus.ContextGuard", sizeof(GuardObject), 0,
+                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC |
+                                 Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_HAVE_VECTORCALL,
+                             slots};
   guard_type = reinterpret_cast<PyTypeObject*>(Ref::check(PyType_FromSpec(&spec)).release());
+  Ref descriptor_type = Ref::steal(reinterpret_cast<PyObject*>(make_descriptor_type()));
+  Ref descriptor = call(descriptor_type.get());
+  auto* type = reinterpret_cast<PyObject*>(guard_type);
+  check(PyObject_SetAttrString(type, "__enter__", descriptor.get()));
+  check(PyObject_SetAttrString(type, "__exit__", descriptor.get()));
   check(PyObject_SetAttrString(module, "ContextGuard", reinterpret_cast<PyObject*>(guard_type)));
 }
 

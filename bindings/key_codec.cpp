@@ -39,7 +39,8 @@ void append_text(PyObject* key, std::string* out) {
   }
   PyErr_Clear();  // lone surrogates: a name that came from os.fsdecode()
   Ref bytes = Ref::check(PyUnicode_AsEncodedString(key, "utf-8", "surrogatepass"));
-  out->append(PyBytes_AS_STRING(bytes.get()), static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get())));
+  out->append(PyBytes_AS_STRING(bytes.get()),
+              static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get())));
 }
 
 void append_int(PyObject* key, std::string* out) {
@@ -54,11 +55,13 @@ void append_int(PyObject* key, std::string* out) {
   Ref bits = Ref::check(PyObject_CallMethod(key, "bit_length", nullptr));
   std::size_t bit_count = PyLong_AsSize_t(bits.get());
   if (bit_count > kKeyBytesMax * 8) throw Refused{"it is too long"};
-  Ref order = Ref::check(Py_BuildValue("(ns)", static_cast<Py_ssize_t>(bit_count / 8 + 1), "little"));
+  Ref order =
+      Ref::check(Py_BuildValue("(ns)", static_cast<Py_ssize_t>(bit_count / 8 + 1), "little"));
   Ref names = Ref::check(Py_BuildValue("{s:O}", "signed", Py_True));
   Ref method = Ref::check(PyObject_GetAttrString(key, "to_bytes"));
   Ref bytes = Ref::check(PyObject_Call(method.get(), order.get(), names.get()));
-  out->append(PyBytes_AS_STRING(bytes.get()), static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get())));
+  out->append(PyBytes_AS_STRING(bytes.get()),
+              static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.get())));
   out->push_back(kBigInt);
 }
 
@@ -224,8 +227,8 @@ Ref decode_tuple(std::string_view body, std::string_view spelling) {
 }
 
 Ref decode_int(std::string_view body) {
-  Ref type_method = Ref::check(
-      PyObject_GetAttrString(reinterpret_cast<PyObject*>(&PyLong_Type), "from_bytes"));
+  Ref type_method =
+      Ref::check(PyObject_GetAttrString(reinterpret_cast<PyObject*>(&PyLong_Type), "from_bytes"));
   Ref bytes =
       Ref::check(PyBytes_FromStringAndSize(body.data(), static_cast<Py_ssize_t>(body.size())));
   Ref arguments = Ref::check(Py_BuildValue("(Os)", bytes.get(), "little"));

@@ -26,7 +26,11 @@ Ref path_of_key(const Node& node, PyObject* key) {
   return path_below(path_of(node.owner).get(), key);
 }
 
-Decoded decode(const Node& node, PyObject* key, const worker::Value& value, bool shared_buffers) {
+// What the decoded object is for: to be looked at and maybe kept (kRead), the same with buffers
+// that may be views (kView), or to become a shadow unless it is frozen or flat (kShadow).
+enum class Purpose { kRead, kView, kShadow };
+
+Decoded decode(const Node& node, PyObject* key, const worker::Value& value, Purpose purpose) {
   AttachedPtr& attached = attached_of(node.context);
   CachedLeaf cached;
   if (value.record != 0) cached = find_decoded(attached->id, value.record);
@@ -36,15 +40,16 @@ Decoded decode(const Node& node, PyObject* key, const worker::Value& value, bool
   bool buffers = has_buffers(bytes);
   Decoded decoded;
   decoded.own = true;
-  if (buffers && shared_buffers && value.record != 0 && value.block != 0) {
+  if (buffers && purpose == Purpose::kView && value.record != 0 && value.block != 0) {
     Ref keeper = make_block_view(attached, value);
     decoded.object = decode_shared(bytes, keeper.get(), path.get());
   } else {
     decoded.object = decode_private(bytes, path.get());
   }
   decoded.shape = cached.shape != Shape::kUnknown ? cached.shape : classify(decoded.object.get());
-  if (value.record != 0 && !buffers && cached.shape == Shape::kUnknown) {
-    bool keep_object = decoded.shape != Shape::kObject;
+  bool keep_object = decoded.shape != Shape::kObject &&
+                     (decoded.shape != Shape::kKnown || purpose != Purpose::kShadow);
+  if (value.record != 0 && !buffers && (cached.shape == Shape::kUnknown || keep_object)) {
     keep_decoded(attached->id, value.record, keep_object ? decoded.object.get() : nullptr,
                  decoded.shape, value.size);
     decoded.own = !keep_object;
@@ -53,8 +58,7 @@ Decoded decode(const Node& node, PyObject* key, const worker::Value& value, bool
 }
 
 bool is_shared_array(const worker::Value& value) {
-  return value.record != 0 && value.block != 0 &&
-         leaf_form(value.bytes()) == LeafForm::kArray;
+  return value.record != 0 && value.block != 0 && leaf_form(value.bytes()) == LeafForm::kArray;
 }
 
 Ref array_view(const Node& node, PyObject* key, const worker::Value& value) {
@@ -94,7 +98,7 @@ Ref proxy_of(const Ref& leaf, const Node& node, PyObject* key) {
 
 Ref give_out_in_snapshot(const Node& node, PyObject* key, const Found& found) {
   if (is_shared_array(found.value)) return array_view(node, key, found.value);
-  Decoded decoded = decode(node, key, found.value, true);
+  Decoded decoded = decode(node, key, found.value, Purpose::kView);
   if (decoded.shape == Shape::kFrozen) return decoded.object;
   Ref holder = Ref::steal(reinterpret_cast<PyObject*>(new_leaf(node, key, found)));
   auto* leaf = reinterpret_cast<LeafObject*>(holder.get());
@@ -111,7 +115,7 @@ Ref give_out_in_transaction(const Node& node, PyObject* key, const Found& found)
   bool array = leaf_form(found.value.bytes()) == LeafForm::kArray;
   Decoded decoded;
   if (!array) {
-    decoded = decode(node, key, found.value, false);
+    decoded = decode(node, key, found.value, Purpose::kShadow);
     if (decoded.shape == Shape::kFrozen) return decoded.object;
     if (found.entry->user != nullptr) return give_out_in_transaction(node, key, found);
   }
@@ -138,18 +142,19 @@ Ref give_out_in_transaction(const Node& node, PyObject* key, const Found& found)
 
 [[noreturn]] void raise_encode_error(LeafObject* leaf) {
   Ref path = leaf_path(leaf);
-  raise_at(ErrorClass::kEncode, path.get(), true,
-           "%U cannot be stored as it is now, as it cannot be pickled (the cause says why); nothing "
-           "was written",
-           path_text(path.get()).get());
+  raise_at(
+      ErrorClass::kEncode, path.get(), true,
+      "%U cannot be stored as it is now, as it cannot be pickled (the cause says why); nothing "
+      "was written",
+      path_text(path.get()).get());
 }
 
 // A private copy of a private object, whatever it refers to.
 Ref copy_by_encoding(LeafObject* leaf, PyObject* object) {
   try {
     LeafEncoding encoding(object);
-    Ref bytes = Ref::check(
-        PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(encoding.size())));
+    Ref bytes =
+        Ref::check(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(encoding.size())));
     char* to = PyBytes_AS_STRING(bytes.get());
     encoding.write(to);
     return decode_private({to, encoding.size()}, leaf_path(leaf).get());
@@ -202,7 +207,7 @@ Ref leaf_to_plain(const Node& node, PyObject* key, const Found& found) {
   }
   if (cached.shape == Shape::kFrozen) return Ref::borrow(cached.object);
   if (cached.shape == Shape::kUnknown) {
-    Decoded decoded = decode(node, key, found.value, false);
+    Decoded decoded = decode(node, key, found.value, Purpose::kRead);
     if (decoded.own || decoded.shape == Shape::kFrozen) return decoded.object;
   }
   return decode_private(found.value.bytes(), path_of_key(node, key).get());
@@ -316,7 +321,8 @@ PyObject* get_has_shadow(PyObject* self, void*) {
 
 PyObject* get_path(PyObject* self, void*) {
   return guarded([&] {
-    if (as_leaf(self)->context == nullptr) raise(ErrorClass::kTheus, "this leaf is being collected");
+    if (as_leaf(self)->context == nullptr)
+      raise(ErrorClass::kTheus, "this leaf is being collected");
     return leaf_path(as_leaf(self)).release();
   });
 }
@@ -375,8 +381,8 @@ PyObject* copy_method(PyObject* self, PyObject*) {
 PyObject* encode_shadow(LeafObject* leaf) {
   try {
     LeafEncoding encoding(leaf_shadow(leaf));
-    Ref bytes = Ref::check(
-        PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(encoding.size())));
+    Ref bytes =
+        Ref::check(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(encoding.size())));
     encoding.write(PyBytes_AS_STRING(bytes.get()));
     return bytes.release();
   } catch (const PythonError&) {
@@ -416,7 +422,8 @@ PyObject* proxy_method(PyObject* self, PyObject* const* arguments, Py_ssize_t co
 
 PyMethodDef methods[] = {
     {"check", check_method, METH_NOARGS, "Raises unless the leaf may be read here and now."},
-    {"check_write", check_write_method, METH_NOARGS, "Raises unless a write would reach the state."},
+    {"check_write", check_write_method, METH_NOARGS,
+     "Raises unless a write would reach the state."},
     {"write", write_method, METH_NOARGS, "Returns the shadow and marks it as changed."},
     {"expose", suspect_method, METH_NOARGS,
      "Returns the shadow, to be compared at commit with what it was."},

@@ -163,6 +163,7 @@ void bind_functions(py::module_& module) {
 }
 
 void make_types(PyObject* module) {
+  count_forks();
   make_block_view_type();
   make_leaf_type();
   make_view_types(module);

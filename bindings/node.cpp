@@ -1,5 +1,6 @@
 #include "bindings/node.h"
 
+#include "bindings/cache.h"
 #include "bindings/errors.h"
 #include "bindings/leaf.h"
 #include "bindings/paths.h"
@@ -249,9 +250,40 @@ Ref value_to_plain(const Node& node, PyObject* key, const Found& found, int dept
   return to_plain(child, depth + 1);
 }
 
+namespace {
+
+constexpr Py_ssize_t kCachedItemsMax = 64;
+
+// A number that stands for the content of a node in a snapshot; 0: not known, or no snapshot.
+std::uint64_t content_version(const Node& node) {
+  if (node.writable()) return 0;
+  std::uint64_t version = snapshot_of(node.context).subtree_version(node.id);
+  // 0 is the version of a node that has not changed since it was made.
+  return version == worker::Snapshot::kUnknownVersion ? 0 : version + 1;
+}
+
+// Keeps a node's content if all of it is frozen, so that a shallow copy is a whole one.
+void keep_if_frozen(const Node& node, std::uint64_t version, const Ref& content) {
+  if (PyDict_GET_SIZE(content.get()) > kCachedItemsMax) return;
+  Py_ssize_t position = 0;
+  PyObject* value = nullptr;
+  while (PyDict_Next(content.get(), &position, nullptr, &value)) {
+    if (!is_frozen(value)) return;
+  }
+  Ref copy = Ref::check(PyDict_Copy(content.get()));
+  keep_content(attached_of(node.context)->id, node.id, version, copy.get());
+}
+
+}  // namespace
+
 Ref to_plain(const Node& node, int depth) {
   if (depth > kNestingMax) {
     raise(ErrorClass::kDecode, "mapping nodes are nested more than %d deep", kNestingMax);
+  }
+  std::uint64_t version = content_version(node);
+  if (version != 0) {
+    PyObject* known = find_content(attached_of(node.context)->id, node.id, version);
+    if (known != nullptr) return Ref::check(PyDict_Copy(known));
   }
   Ref result = Ref::check(PyDict_New());
   NodeIterator iterator(node);
@@ -260,6 +292,7 @@ Ref to_plain(const Node& node, int depth) {
     Ref value = value_to_plain(node, key.get(), iterator.found(node), depth);
     check(PyDict_SetItem(result.get(), key.get(), value.get()));
   }
+  if (version != 0) keep_if_frozen(node, version, result);
   return result;
 }
 
@@ -286,13 +319,9 @@ Ref peek_keys(const Node& node, Py_ssize_t limit) {
     if (node.writable()) {
       id = node.mapping->node;
       if (id != 0) snapshot = &own.emplace(attached_of(node.context)->session);
-      for (const LoggedWrite& write : node.context->holder->log) {
-        if (PyList_GET_SIZE(keys.get()) >= limit) break;
-        const worker::Entry* entry = write.entry;
-        if (entry != nullptr && entry->mapping == node.mapping && entry->key_link == 0 &&
-            entry->value.kind != Kind::kAbsent) {
-          add(entry->key);
-        }
+      for (const worker::Entry* entry = node.mapping->first_new;
+           entry != nullptr && PyList_GET_SIZE(keys.get()) < limit; entry = entry->next_new) {
+        if (entry->value.kind != Kind::kAbsent) add(entry->key);
       }
     } else {
       snapshot = &snapshot_of(node.context);

@@ -12,8 +12,7 @@ namespace theus::bindings {
 namespace {
 
 struct TransactionObject {
-  PyObject_HEAD
-  ContextObject* context;  // strong
+  PyObject_HEAD ContextObject* context;  // strong
 };
 
 PyTypeObject* transaction_type = nullptr;
@@ -54,9 +53,8 @@ void transaction_dealloc(PyObject* self) {
 }
 
 PyObject* get_version(PyObject* self, void*) {
-  return guarded([&] {
-    return Ref::check(PyLong_FromUnsignedLongLong(context_of(self)->version)).release();
-  });
+  return guarded(
+      [&] { return Ref::check(PyLong_FromUnsignedLongLong(context_of(self)->version)).release(); });
 }
 
 PyObject* get_committed(PyObject* self, void*) {
@@ -69,8 +67,8 @@ PyObject* get_committed(PyObject* self, void*) {
 
 PyObject* get_isolation(PyObject* self, void*) {
   return guarded([&] {
-    return Ref::check(PyUnicode_FromString(
-                          context_of(self)->serializable ? "serializable" : "snapshot"))
+    return Ref::check(
+               PyUnicode_FromString(context_of(self)->serializable ? "serializable" : "snapshot"))
         .release();
   });
 }
@@ -150,7 +148,8 @@ PyObject* get_pending_data(PyObject* self, void*) {
     for (Py_ssize_t i = 0; context->leaves != nullptr && i < PyList_GET_SIZE(context->leaves);
          ++i) {
       auto* leaf = reinterpret_cast<LeafObject*>(PyList_GET_ITEM(context->leaves, i));
-      if (leaf->shadow == nullptr || !(leaf->dirty || leaf->suspect) || !is_attached(leaf)) continue;
+      if (leaf->shadow == nullptr || !(leaf->dirty || leaf->suspect) || !is_attached(leaf))
+        continue;
       Ref path = spell_path(leaf_path(leaf).get());
       check(PyDict_SetItem(data.get(), path.get(), leaf->shadow));
     }
@@ -254,8 +253,8 @@ void make_transaction_type(PyObject* module) {
       "theus.Transaction", sizeof(TransactionObject), 0,
       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
   transaction_type = reinterpret_cast<PyTypeObject*>(Ref::check(PyType_FromSpec(&spec)).release());
-  check(PyObject_SetAttrString(module, "Transaction",
-                               reinterpret_cast<PyObject*>(transaction_type)));
+  check(
+      PyObject_SetAttrString(module, "Transaction", reinterpret_cast<PyObject*>(transaction_type)));
 }
 
 Ref transaction_object_of(PyObject* context) {

@@ -9,6 +9,7 @@
 namespace theus::bindings {
 namespace {
 
+Imported state_type{"theus._state", "State"};
 Imported leaf_marker{"theus._leaf_marker", "Leaf"};
 
 bool is_scalar(PyObject* value) {
@@ -100,6 +101,8 @@ class EncodedValue::Builder {
     Ref source = Ref::borrow(object);
     if (is_proxy(object) || Py_TYPE(object) == context_type) {
       check_copyable(object);
+      source = plain(object);
+    } else if (reinterpret_cast<PyObject*>(Py_TYPE(object)) == state_type.get()) {
       source = plain(object);
     }
     // A whole leaf stays one, also if it is a dict.

@@ -59,8 +59,9 @@ def find_files(limit: int | None) -> dict[str, str]:
     """Returns module name -> path of what the standard library consists of."""
     root = Path(sysconfig.get_path("stdlib"))
     paths = [path for path in sorted(root.rglob("*.py")) if "site-packages" not in path.parts]
-    return {".".join(path.relative_to(root).with_suffix("").parts): str(path)
-            for path in paths[:limit]}
+    return {
+        ".".join(path.relative_to(root).with_suffix("").parts): str(path) for path in paths[:limit]
+    }
 
 
 def index_file(path: str) -> FileIndex:
@@ -145,8 +146,10 @@ class Crew:
             raise SystemExit(f"{self._deaths} workers died; that is too many")
         replacement = self._start()
         self._workers.append(replacement)
-        say(f"worker {worker.pid} has died (status {worker.exitcode}); "
-            f"worker {replacement.pid} takes its place")
+        say(
+            f"worker {worker.pid} has died (status {worker.exitcode}); "
+            f"worker {replacement.pid} takes its place"
+        )
 
     def kill_one(self) -> None:
         victim = self._workers[0]
@@ -176,8 +179,10 @@ class Progress:
         self.seconds = now - self._start
         if last or now - self._shown >= self._every_s:
             self._shown = now
-            line = (f"{done}/{self.total} files  {done / max(self.seconds, 1e-9):.0f} files/s  "
-                    f"{conflict_share(state):.1%} of the attempts conflicted")
+            line = (
+                f"{done}/{self.total} files  {done / max(self.seconds, 1e-9):.0f} files/s  "
+                f"{conflict_share(state):.1%} of the attempts conflicted"
+            )
             end = "" if self._terminal and not last else "\n"
             print(f"\r\033[K{line}" if self._terminal else line, end=end, flush=True)
         return done
@@ -195,17 +200,23 @@ def conflict_share(state: theus.State) -> float:
 
 def run(arguments: argparse.Namespace, files: dict[str, str]) -> theus.State:
     """Lets the workers index the files, with the accidents ordered; returns the final state."""
-    with theus.Coordinator(arguments.name) as coordinator, \
-            theus.connect(coordinator.name) as engine:
-        engine.update({
-            "queue": files,
-            "words": {},
-            "modules": {},
-            "line_lengths": np.zeros(LONGEST_LINE + 1, dtype=np.int64),
-            "tries": 0,
-        })
-        say(f"{len(files)} files, {arguments.workers} workers, coordinator {coordinator.pid} "
-            f"(theus-top {coordinator.name} shows it)")
+    with (
+        theus.Coordinator(arguments.name) as coordinator,
+        theus.connect(coordinator.name) as engine,
+    ):
+        engine.update(
+            {
+                "queue": files,
+                "words": {},
+                "modules": {},
+                "line_lengths": np.zeros(LONGEST_LINE + 1, dtype=np.int64),
+                "tries": 0,
+            }
+        )
+        say(
+            f"{len(files)} files, {arguments.workers} workers, coordinator {coordinator.pid} "
+            f"(theus-top {coordinator.name} shows it)"
+        )
         progress = Progress(len(files))
         crew = Crew(engine, arguments.workers, arguments.start_method)
         worker_lives, coordinator_lives = True, arguments.kill_coordinator
@@ -227,8 +238,10 @@ def run(arguments: argparse.Namespace, files: dict[str, str]) -> theus.State:
             say(f"coordinator {coordinator.pid} was started in its place")
         state = engine.state
         progress.update(state, last=True)
-        say(f"\n{len(files) / progress.seconds:.0f} files/s with {arguments.workers} workers; "
-            f"{state['tries']} attempts, {conflict_share(state):.1%} of them conflicted")
+        say(
+            f"\n{len(files) / progress.seconds:.0f} files/s with {arguments.workers} workers; "
+            f"{state['tries']} attempts, {conflict_share(state):.1%} of them conflicted"
+        )
     return state  # stays readable: a State keeps its content as long as it is held
 
 
@@ -281,9 +294,12 @@ def main() -> int:
     found = list(differences(state, {name: index_file(path) for name, path in files.items()}))
     for difference in found[:20]:
         say(f"WRONG: {difference}")
-    say(f"{len(found)} differences ({time.monotonic() - start:.1f} s alone)" if found else
-        f"exactly the same: {len(files)} modules, {len(state['words'])} words, "
-        f"{int(state['line_lengths'].sum())} lines ({time.monotonic() - start:.1f} s alone)")
+    say(
+        f"{len(found)} differences ({time.monotonic() - start:.1f} s alone)"
+        if found
+        else f"exactly the same: {len(files)} modules, {len(state['words'])} words, "
+        f"{int(state['line_lengths'].sum())} lines ({time.monotonic() - start:.1f} s alone)"
+    )
     return 1 if found else 0
 
 

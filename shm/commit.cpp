@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::uint32_t kDepthMax = 4096;  // far above any nesting the bindings allow
 
-constexpr std::uint64_t kPrelinkKeys = 512;      // linked in one hold of the lock
+constexpr std::uint64_t kPrelinkKeys = 512;  // linked in one hold of the lock
 
 bool is_node(std::uint8_t cell_class) { return cell_class == kNode; }
 
@@ -90,8 +90,7 @@ Decision Committer::decide_message(std::uint32_t slot, wire::Delta::Reader delta
       return {Outcome::kBadDelta};
     }
     region = link.offset() + kAlignedPayload;
-    region_entries =
-        (place->head.length * kExtentBytes - kAlignedPayload) / sizeof(JournalEntry);
+    region_entries = (place->head.length * kExtentBytes - kAlignedPayload) / sizeof(JournalEntry);
   }
 
   // A version that an owner left here, who died between its answer and clearing it, goes first;
@@ -312,8 +311,7 @@ bool Committer::link_pending(std::uint32_t pending, std::uint64_t* keys) {
 bool Committer::link_chunk(std::uint32_t node_unit, Link chunk_link, std::uint32_t prev,
                            std::uint64_t* count, std::uint32_t* pending) {
   if (!owns(chunk_link, is_chunk)) return false;
-  const std::uint8_t cell_class =
-      locate_cell(tables_.space, chunk_link.unit())->cell_class();
+  const std::uint8_t cell_class = locate_cell(tables_.space, chunk_link.unit())->cell_class();
   OrderChunk& chunk = tables_.chunk(chunk_link.unit());
   ChunkShape shape = ChunkShape::unpack(chunk.shape.load(std::memory_order_relaxed));
   shape.capacity = static_cast<std::uint8_t>(chunk_capacity(cell_class));
@@ -500,8 +498,9 @@ Committer::Applied Committer::apply(wire::Operation::Reader operation, std::uint
     if (operation.getKind() == wire::Operation::Kind::DELETE) {
       applied = remove(node_link.unit(), key_link.unit(), winner);
     } else {
-      applied = replace(node_link.unit(), key_link.unit(), Link(operation.getRecord()),
-                        usable_spare(Link(operation.getSpareChunk())), operation.getMoved(), winner);
+      applied =
+          replace(node_link.unit(), key_link.unit(), Link(operation.getRecord()),
+                  usable_spare(Link(operation.getSpareChunk())), operation.getMoved(), winner);
     }
   }
   if (applied == Applied::kDone) raise_below(node_link.unit());
@@ -509,17 +508,16 @@ Committer::Applied Committer::apply(wire::Operation::Reader operation, std::uint
 }
 
 void Committer::note_write(std::uint32_t key_unit) {
-  reclaimer_.note(Link(tables_.key(key_unit).cell.generation.load(std::memory_order_relaxed),
-                       key_unit));
+  reclaimer_.note(
+      Link(tables_.key(key_unit).cell.generation.load(std::memory_order_relaxed), key_unit));
   Header& header = tables_.header();
   const std::uint64_t position = header.ring_next.load(std::memory_order_relaxed);
   CommittedWrite& entry = header.ring[position % kCommitRing];
   // Readers of the ring skip entries above the clock, so these need no undo; the position does.
   entry.version.store(version_, std::memory_order_release);
-  entry.key.store(Link(tables_.key(key_unit).cell.generation.load(std::memory_order_relaxed),
-                       key_unit)
-                      .raw,
-                  std::memory_order_release);
+  entry.key.store(
+      Link(tables_.key(key_unit).cell.generation.load(std::memory_order_relaxed), key_unit).raw,
+      std::memory_order_release);
   tables_.journal.set(header.ring_next, position + 1);
 }
 
@@ -573,8 +571,7 @@ Committer::Applied Committer::insert(std::uint32_t node_unit, wire::Operation::R
   const KeyView view(reinterpret_cast<const char*>(&key.key[0]), shape.size, shape.compared);
   const std::uint64_t seed = tables_.header().hash_seed.load(std::memory_order_relaxed);
   const std::uint64_t hash = hash_key(seed, operation.getNode(), view);
-  if (const std::uint32_t known = tables_.index.find(operation.getNode(), view, hash);
-      known != 0) {
+  if (const std::uint32_t known = tables_.index.find(operation.getNode(), view, hash); known != 0) {
     const Link head(tables_.key(known).head.load(std::memory_order_relaxed));
     if (head && tables_.record(head.unit()).died_at.load(std::memory_order_relaxed) == 0) {
       *winner = tables_.record(head.unit()).version.load(std::memory_order_relaxed);

@@ -42,8 +42,8 @@ struct KeyShape {
   std::uint16_t compared;
   bool queued;
   static constexpr KeyShape unpack(std::uint32_t word) {
-    return {static_cast<std::uint16_t>(word & 0xFFF), static_cast<std::uint16_t>(word >> 12 & 0xFFF),
-            (word >> 24 & 1) != 0};
+    return {static_cast<std::uint16_t>(word & 0xFFF),
+            static_cast<std::uint16_t>(word >> 12 & 0xFFF), (word >> 24 & 1) != 0};
   }
   constexpr std::uint32_t pack() const {
     return size | std::uint32_t{compared} << 12 | std::uint32_t{queued} << 24;
@@ -81,10 +81,10 @@ class Index {
   void double_buckets(std::uint64_t keys);
 
  private:
-  Word* entry(std::uint32_t bucket) const;      // nullptr: no segment
-  Word* usable_bucket(std::uint64_t hash);      // sets the bucket up if it can
-  void set_up(std::uint32_t bucket);            // links its marker into the list
-  Word* nearest(std::uint32_t bucket) const;    // entry of the nearest ancestor that is set up
+  Word* entry(std::uint32_t bucket) const;    // nullptr: no segment
+  Word* usable_bucket(std::uint64_t hash);    // sets the bucket up if it can
+  void set_up(std::uint32_t bucket);          // links its marker into the list
+  Word* nearest(std::uint32_t bucket) const;  // entry of the nearest ancestor that is set up
   // The word that links to the first element with a place above `sort`, starting at `word`.
   Word* advance(Word* word, std::uint64_t sort, Link stop) const;
 

@@ -19,7 +19,8 @@ struct CapacityError : Error {
 struct CoordinatorLost : Error {
   using Error::Error;
 };
-struct CommitUnknown : Error {  // submitted, and no answer to be had: it may or may not have happened
+struct CommitUnknown
+    : Error {  // submitted, and no answer to be had: it may or may not have happened
   using Error::Error;
 };
 struct CoordinatorNotFound : Error {
@@ -33,7 +34,7 @@ struct VersionMismatch : Error {
 struct Attachment {
   shm::SegmentFds segments;
   std::uint32_t slot = 0;
-  int control_fd = -1;             // owned; end of file on the other side tells of our death
+  int control_fd = -1;  // owned; end of file on the other side tells of our death
   std::uint32_t coordinator_pid = 0;
   std::uint32_t supervisor_pid = 0;  // the process that restarts the coordinator
   std::string name;
@@ -52,12 +53,12 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  std::uint64_t version() const;   // clock; one load
+  std::uint64_t version() const;  // clock; one load
   const std::string& name() const;
   std::uint32_t slot() const;
-  std::uint32_t coordinator_pid() const;   // as of now (it may have been restarted)
+  std::uint32_t coordinator_pid() const;  // as of now (it may have been restarted)
   std::uint32_t supervisor_pid() const;
-  bool forked() const;             // true in a child of the process that attached; then unusable
+  bool forked() const;  // true in a child of the process that attached; then unusable
   const shm::Space& space() const;
 
   // Asks that no other process commits before this one's next commit, for at most `nanoseconds`:

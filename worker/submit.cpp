@@ -10,6 +10,7 @@
 // delta may be decided, or is discarded by eviction.
 #include <capnp/message.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -116,8 +117,7 @@ void plan_checks(const Transaction::State& s, Plan& plan) {
     if (mapping->read_structure) {
       plan.checks.push_back({mapping->node, 0, wire::Check::Kind::STRUCTURE});
     } else if (mapping->read_emptiness) {
-      plan.checks.push_back(
-          {mapping->node, mapping->seen_empty, wire::Check::Kind::EMPTINESS});
+      plan.checks.push_back({mapping->node, mapping->seen_empty, wire::Check::Kind::EMPTINESS});
     } else {
       continue;
     }
@@ -149,6 +149,10 @@ void plan_operations(Transaction::State& s, Plan& plan) {
   if (new_keys > kPrelinkFrom || s.in.arbiter.index_wants_segment(new_keys)) {
     s.in.stock.grow_index(new_keys);
   }
+  if (s.reordered) {
+    std::sort(s.written.begin(), s.written.end(),
+              [](const Entry* a, const Entry* b) { return a->order < b->order; });
+  }
   CellWriter writer(s, new_keys > kPrelinkFrom);
   for (Mapping* mapping : s.mappings) mapping->spares = 0;
   constexpr std::uint32_t kPlaces = shm::chunk_capacity(shm::kChunk256);
@@ -157,8 +161,8 @@ void plan_operations(Transaction::State& s, Plan& plan) {
     PlannedOperation operation{entry, wire::Operation::Kind::DELETE, {}, {}, {}};
     if (entry->value.kind != Value::Kind::kAbsent) {
       operation.record = writer.record(*entry);
-      operation.kind = entry->present_in_snapshot ? wire::Operation::Kind::PUT
-                                                  : wire::Operation::Kind::INSERT;
+      operation.kind =
+          entry->present_in_snapshot ? wire::Operation::Kind::PUT : wire::Operation::Kind::INSERT;
       if (!entry->present_in_snapshot) {
         operation.new_key = writer.key(*entry, entry->mapping->node);
         ++plan.keys_new;
@@ -194,8 +198,7 @@ Place place_for(Transaction::State& s, std::uint64_t words) {
   }
   place.run = s.in.stock.take_run(shm::kAlignedPayload + words * sizeof(capnp::word));
   s.held.push_back({place.run, shm::kRunClass});
-  std::byte* begin =
-      s.in.space.writable_base() + place.run.offset() + shm::kAlignedPayload;
+  std::byte* begin = s.in.space.writable_base() + place.run.offset() + shm::kAlignedPayload;
   std::memset(begin, 0, words * sizeof(capnp::word));
   place.words =
       kj::arrayPtr(reinterpret_cast<capnp::word*>(begin), static_cast<std::size_t>(words));
@@ -326,8 +329,9 @@ void await_answer(const Transaction::State& s) {
     if (answered(in)) return;
     if (in.slot_record->state.load(std::memory_order_acquire) !=
         static_cast<std::uint32_t>(shm::SlotState::kAdmitted)) {
-      throw CommitUnknown("this process's slot was taken back by the coordinator while a commit "
-                          "was under way; read the state to see whether it happened");
+      throw CommitUnknown(
+          "this process's slot was taken back by the coordinator while a commit "
+          "was under way; read the state to see whether it happened");
     }
     if (sleeps >= kSleepsBeforeReport && in.attachment.control_fd >= 0) {
       report_stuck(in.attachment.control_fd, in.arbiter.holder().sequence);
@@ -366,15 +370,18 @@ CommitResult interpret(const Transaction::State& s, const Plan& plan, Outcome ou
     return result;
   }
   if (outcome == Outcome::kPoison) {
-    throw Error("two processes died while they worked on this commit; it was not done. This is a "
-                "defect: please report it with the transaction that caused it");
+    throw Error(
+        "two processes died while they worked on this commit; it was not done. This is a "
+        "defect: please report it with the transaction that caused it");
   }
   if (outcome == Outcome::kDiscarded) {
-    throw CoordinatorLost("the coordinator has given this process up for dead; nothing was "
-                          "written: attach again");
+    throw CoordinatorLost(
+        "the coordinator has given this process up for dead; nothing was "
+        "written: attach again");
   }
-  throw Error("the arbiter found the delta malformed; nothing was written. This is a defect: "
-              "please report it");
+  throw Error(
+      "the arbiter found the delta malformed; nothing was written. This is a defect: "
+      "please report it");
 }
 
 }  // namespace
@@ -405,14 +412,14 @@ CommitResult submit_transaction(Transaction::State& s) {
 
   const std::uint64_t words = 64 + plan.checks.size() * 3 + plan.absences.size() * 3 +
                               plan.absence_words + plan.operations.size() * 7;
-  std::uint64_t journal_entries = 64 + plan.operations.size() * kJournalPerOperation +
-                                  plan.keys_new * kJournalPerKey;
+  std::uint64_t journal_entries =
+      64 + plan.operations.size() * kJournalPerOperation + plan.keys_new * kJournalPerKey;
   for (int growth = 0;; ++growth) {
     Link journal;
     if (journal_entries > shm::kJournalEntries) {
       try {
-        journal = in.stock.take_run(shm::kAlignedPayload +
-                                    journal_entries * sizeof(shm::JournalEntry));
+        journal =
+            in.stock.take_run(shm::kAlignedPayload + journal_entries * sizeof(shm::JournalEntry));
         s.held.push_back({journal, shm::kRunClass});
       } catch (const CapacityError&) {
         // The estimate is generous: a full state can still be emptied in large transactions.
@@ -439,10 +446,10 @@ CommitResult submit_transaction(Transaction::State& s) {
       message.abandoned = true;
       throw;
     }
-    const auto outcome = static_cast<Outcome>(
-        in.slot_record->answer.load(std::memory_order_acquire) & 0xFF);
-    bump(in.desk->counters.combined, in.arbiter.combined() -
-                                         in.desk->counters.combined.load(std::memory_order_relaxed));
+    const auto outcome =
+        static_cast<Outcome>(in.slot_record->answer.load(std::memory_order_acquire) & 0xFF);
+    bump(in.desk->counters.combined,
+         in.arbiter.combined() - in.desk->counters.combined.load(std::memory_order_relaxed));
     if (outcome != Outcome::kJournalFull || growth == kJournalGrowths) {
       return interpret(s, plan, outcome);
     }

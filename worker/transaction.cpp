@@ -119,6 +119,7 @@ void Transaction::State::begin_write(Entry* entry) {
   }
   if (!entry->listed) {
     entry->listed = true;
+    entry->order = ++writes;
     written.push_back(entry);
   }
 }
@@ -137,6 +138,9 @@ void Transaction::State::finish_put(Entry* entry, Value value) {
   if (entry->value.kind == Value::Kind::kAbsent) {
     ++mapping->resizes;
     ++mapping->size_change;
+    // Deleted and put again, it stands behind what came between, as in a dict.
+    reordered = reordered || entry->order != writes;
+    entry->order = ++writes;
     entry->moved = entry->present_in_snapshot;
     entry->in_new = true;
     entry->prev_new = mapping->last_new;
@@ -247,6 +251,8 @@ void Transaction::begin(Isolation isolation) {
   s.entries.clear();
   s.written.clear();
   s.mappings.clear();
+  s.writes = 0;
+  s.reordered = false;
   s.pin = s.in.take_pin(&s.version);
   s.isolation = isolation;
   s.hash_seed = s.in.space.header().hash_seed.load(std::memory_order_relaxed);

@@ -62,9 +62,9 @@ class Snapshot {
   void close();
 
   std::uint64_t version() const { return version_; }
-  std::uint64_t root() const;                            // node id
-  Value find(std::uint64_t node, KeyView key) const;     // kAbsent when there is none
-  std::uint64_t size(std::uint64_t node) const;          // entries
+  std::uint64_t root() const;                         // node id
+  Value find(std::uint64_t node, KeyView key) const;  // kAbsent when there is none
+  std::uint64_t size(std::uint64_t node) const;       // entries
   // The newest version in which something at or below `node` changed, or kUnknownVersion when it
   // has changed since this snapshot. Equal numbers: the whole subtree is the same (for caches).
   std::uint64_t subtree_version(std::uint64_t node) const;
@@ -95,8 +95,8 @@ struct Mapping;
 
 // One key that a transaction has looked up or written.
 struct Entry {
-  Mapping* mapping = nullptr;     // the mapping node it lies in
-  KeyView key;                    // as first spelled (state's spelling if it existed)
+  Mapping* mapping = nullptr;  // the mapping node it lies in
+  KeyView key;                 // as first spelled (state's spelling if it existed)
   std::uint64_t hash = 0;
   // As the snapshot has it: raw Links, 0 when absent there.
   std::uint64_t key_link = 0;
@@ -111,39 +111,40 @@ struct Entry {
   bool written = false;            // put or deleted by this transaction
   void* user = nullptr;            // the binding's: shadow, decoded object; freed by its hook
   // implementation
-  Entry* next_new = nullptr;       // order of those inserted by this transaction
+  Entry* next_new = nullptr;  // order of those inserted by this transaction
   Entry* prev_new = nullptr;
   bool in_new = false;
-  bool moved = false;              // deleted and put again: stands at the end of the order
-  bool listed = false;             // in the list of written entries
+  bool moved = false;       // deleted and put again: stands at the end of the order
+  bool listed = false;      // in the list of written entries
+  std::uint32_t order = 0;  // of its write, or of its newest insertion
   bool present_in_snapshot = false;
 };
 
 // One mapping node as this transaction sees it.
 struct Mapping {
-  Entry* bound_at = nullptr;      // nullptr: the root
-  std::uint64_t node = 0;         // raw Link in the snapshot; 0: new in this transaction
-  std::uint32_t resizes = 0;      // inserts and deletes made by this transaction (iteration guard)
-  bool detached = false;          // replaced or deleted by this transaction
+  Entry* bound_at = nullptr;  // nullptr: the root
+  std::uint64_t node = 0;     // raw Link in the snapshot; 0: new in this transaction
+  std::uint32_t resizes = 0;  // inserts and deletes made by this transaction (iteration guard)
+  bool detached = false;      // replaced or deleted by this transaction
   // implementation
   bool read_structure = false;
   bool read_emptiness = false;
   bool seen_empty = false;
   std::int64_t size_change = 0;
-  Entry* first_new = nullptr;     // entries inserted by this transaction, in order
+  Entry* first_new = nullptr;  // entries inserted by this transaction, in order
   Entry* last_new = nullptr;
-  std::uint32_t spares = 0;       // used while a delta is built
+  std::uint32_t spares = 0;  // used while a delta is built
   std::uint64_t spare = 0;
 };
 
 struct CommitResult {
   enum class Status : std::uint8_t { kCommitted, kReadOnly, kConflict };
   Status status = Status::kCommitted;
-  std::uint64_t version = 0;         // committed version; for kReadOnly the snapshot's
-  const Entry* conflict = nullptr;   // the entry that had changed (its path names the conflict)
+  std::uint64_t version = 0;        // committed version; for kReadOnly the snapshot's
+  const Entry* conflict = nullptr;  // the entry that had changed (its path names the conflict)
   const Mapping* conflict_mapping = nullptr;  // or the mapping whose set of keys had changed
   std::uint64_t winner_version = 0;
-  std::uint32_t winner_pid = 0;      // 0: no longer known
+  std::uint32_t winner_pid = 0;  // 0: no longer known
 };
 
 class Transaction {
@@ -183,7 +184,7 @@ class Transaction {
   void put_float(Entry* entry, double value);
   void put_str(Entry* entry, std::string_view utf8);
   void put_bytes(Entry* entry, std::string_view bytes);
-  Mapping* put_mapping(Entry* entry);            // a new, empty mapping node
+  Mapping* put_mapping(Entry* entry);  // a new, empty mapping node
   // An encoded leaf of `size` bytes, encoded by the caller straight into the block that is
   // returned: shared memory, private to this process until commit. `aligned`: at 64 bytes (for
   // arrays); otherwise at 16, which saves 48 bytes. Throws CapacityError. The entry reads as that
@@ -221,8 +222,9 @@ class Transaction {
 
   // Submits. Blocks until decided; `waiting(true)` is called before it sleeps in the kernel and
   // `waiting(false)` after (the binding lets go of the GIL there). Throws CapacityError (state
-  // intact, transaction rolled back), CoordinatorLost, CommitUnknown, Error; conflicts are a result, no exception.
-  // Afterwards the transaction is over, and the pointers in the result live until the next begin().
+  // intact, transaction rolled back), CoordinatorLost, CommitUnknown, Error; conflicts are a
+  // result, no exception. Afterwards the transaction is over, and the pointers in the result live
+  // until the next begin().
   using WaitHook = void (*)(bool before, void* context);
   CommitResult commit(WaitHook waiting = nullptr, void* context = nullptr);
   void rollback();

@@ -59,6 +59,8 @@ struct Transaction::State {
   std::vector<Entry*> entries;
   std::vector<Entry*> written;
   std::vector<Mapping*> mappings;
+  std::uint32_t writes = 0;        // numbers the writes
+  bool reordered = false;          // `written` is not in the order of Entry::order
   Mapping* root = nullptr;
   std::vector<HeldCell> held;
   PlanHolder plan;

@@ -113,19 +113,11 @@ class _Loop:
     def __del__(self) -> None:
         if self._conflict is None:
             return
-        error = self._conflict
-        sys.unraisablehook(
-            sys.UnraisableHookArgs(  # type: ignore[call-arg]
-                (
-                    type(error),
-                    error,
-                    error.__traceback__,
-                    "the loop over engine.attempts() was left although its last attempt had met a "
-                    "conflict; what that attempt wrote is lost",
-                    self,
-                )
-            )
-        )
+        # What __del__ raises is given to sys.unraisablehook.
+        raise ConflictError(
+            "a loop over engine.attempts() was left although its last attempt had met a conflict; "
+            "what that attempt wrote is lost"
+        ) from self._conflict
 
 
 def attempts(engine: Engine, n: int) -> Iterator[Attempt]:

@@ -114,7 +114,9 @@ lifelines = Lifelines()
 def start_embedded(name: str | None, capacity: int | str | None) -> tuple[str, int]:
     """Starts a coordinator that ends with its users; returns its name and its lifeline."""
     size = parse_capacity(_CAPACITY_DEFAULT if capacity is None else capacity)
-    started, pid, _, lifeline = _theus.start_coordinator(find_executable(), name or "", size, True, "")
+    started, pid, _, lifeline = _theus.start_coordinator(
+        find_executable(), name or "", size, True, ""
+    )
     lifelines.hold(lifeline)
     logger.info("started coordinator %s (pid %d)", started, pid)
     return started, lifeline
@@ -186,8 +188,10 @@ class Coordinator:
             raise TheusError(
                 f"a coordinator {name!r} runs already; use theus.connect({name!r}), or another name"
             )
+        # Embedded: it logs nowhere, and if this program is killed before close() it ends with the
+        # last worker that is attached.
         self.name, self._pid, self._parent_pid, self._lifeline = _theus.start_coordinator(
-            find_executable(), name or "", parse_capacity(capacity), False, ""
+            find_executable(), name or "", parse_capacity(capacity), True, ""
         )
         lifelines.hold(self._lifeline)
         self._closed = False

@@ -127,7 +127,9 @@ class Engine(_theus.EngineCore):
 
         def decorate(body: Callable[..., R]) -> Callable[..., R]:
             if _is_lazy(body):
-                raise TypeError(f"{body!r} is a coroutine or generator function; use an ordinary one")
+                raise TypeError(
+                    f"{body!r} is a coroutine or generator function; use an ordinary one"
+                )
 
             @functools.wraps(body)
             def run(*args: Any, **named: Any) -> R:

@@ -31,6 +31,7 @@ _BOUND = (
     types.MethodWrapperType,
     types.FunctionType,
 )
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _is_frozen = _theus.is_frozen
 _is_proxy = _theus.is_proxy
 _parts = _theus.parts
@@ -66,10 +67,11 @@ def _unwrap(leaf: Any, value: Any) -> Any:
 
 def copy_value(proxy: Any, value: Any) -> Any:
     """A private copy of `value`, as it will be read back; EncodeError when it cannot be stored."""
-    if _is_frozen(value):
+    if type(value) in _SCALARS:
         return value
     try:
-        return _theus.decode_leaf(_theus.encode_leaf(value))
+        encoded = _theus.encode_leaf(value)
+        return value if _is_frozen(value) else _theus.decode_leaf(encoded)
     except Exception as error:
         path = _theus.spell_path(_theus.path_of(proxy))
         failure = EncodeError(

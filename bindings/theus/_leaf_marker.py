@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ class Leaf(Generic[T]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Inside another leaf the mark has no meaning: the value stands alone.
-        return self.value.__reduce_ex__(protocol)
+        return operator.getitem, ((self.value,), 0)
 
 
 def leaf(value: T) -> Leaf[T]:

@@ -37,8 +37,8 @@ def _check_operand(name: str, ctx: Any, path: Any, value: Any, operand: Any) -> 
     if not arrays:
         held = "nothing" if value is _ABSENT else type(_theus.plain(value)).__name__
         raise TypeError(
-            f"{name}() works on numbers and arrays, but {_describe(ctx, path)} holds {held} and the "
-            f"operand is {type(operand).__name__}"
+            f"{name}() works on numbers and arrays, but {_describe(ctx, path)} holds {held} and "
+            f"the operand is {type(operand).__name__}"
         )
     if value is not _ABSENT and value.shape != operand.shape:
         raise ValueError(

@@ -71,7 +71,7 @@ class State(Mapping[Any, Any]):
         return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.to_dict().__reduce_ex__(protocol)
+        return dict, (self.to_dict(),)
 
     def to_dict(self) -> dict[Any, Any]:
         """Returns plain objects all the way down; arrays as read-only views that stay valid."""

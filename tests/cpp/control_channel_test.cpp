@@ -161,6 +161,9 @@ TEST_F(ControlChannel, RefusesMoreDescriptorsThanAnyMessageHas) {
 }
 
 TEST_F(ControlChannel, SaysWhenThereIsNoRoomForDescriptors) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "the sanitizer itself needs descriptors to look at an object's type";
+#endif
   ASSERT_EQ(send_control(left_.get(), some_hello(), {right_.get()}), Sent::kYes);
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);

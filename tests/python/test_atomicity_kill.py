@@ -94,10 +94,12 @@ def test_killed_workers(kills: dict[str, int], context: BaseContext, engine: the
 
 def test_the_check_sees_a_torn_commit(engine: theus.Engine) -> None:
     """A checker that has never failed proves nothing."""
-    engine.update({
-        "accounts": {n: 100 for n in range(ACCOUNTS)},
-        "workers": {"w": {"n": 0, "log": [], "array": np.zeros(1000, dtype=np.int64)}},
-    })
+    engine.update(
+        {
+            "accounts": {n: 100 for n in range(ACCOUNTS)},
+            "workers": {"w": {"n": 0, "log": [], "array": np.zeros(1000, dtype=np.int64)}},
+        }
+    )
     for _ in range(10):
         engine.run(transfer, "w")
     check(engine.state, "w", 10)

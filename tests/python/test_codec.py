@@ -356,13 +356,11 @@ def test_damaged_leaves_are_decode_errors():
 # ------------------------------------------------------------------------------ refused values
 
 
-def unpicklable():
-    return [lambda: None, threading.Lock(), (n for n in "x"), open(__file__)]  # noqa: SIM115
+UNPICKLABLE = [lambda: None, threading.Lock(), (n for n in "x"), memoryview(b"x")]
 
 
-@pytest.mark.parametrize("index", range(4))
-def test_what_cannot_be_pickled_is_refused_with_its_path(engine, index):
-    value = unpicklable()[index]
+@pytest.mark.parametrize("value", UNPICKLABLE, ids=lambda value: type(value).__name__)
+def test_what_cannot_be_pickled_is_refused_with_its_path(engine, value):
     with engine.transaction() as ctx:
         ctx["a"] = {"kept": 1}
         with pytest.raises(theus.EncodeError) as caught:
@@ -433,7 +431,7 @@ def test_nesting_is_bounded(engine):
             with pytest.raises(theus.EncodeError, match="deep"):
                 ctx["deeper"] = nested(depth)
         deep = []
-        for _ in range(100_000):
+        for _ in range(20_000):
             deep = [deep]
         with pytest.raises(theus.EncodeError):
             ctx["deeper"] = deep

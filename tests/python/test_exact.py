@@ -72,9 +72,7 @@ def commutatively(engine: theus.Engine) -> None:
 def test_increments(
     how: Callable[[theus.Engine], None], engine: theus.Engine, start_worker: Callable[[], Worker]
 ) -> None:
-    engine.update({
-        "n": 0, "each": {n: 0 for n in range(7)}, "array": np.zeros(5, dtype=np.int64)
-    })
+    engine.update({"n": 0, "each": {n: 0 for n in range(7)}, "array": np.zeros(5, dtype=np.int64)})
     workers = [start_worker() for _ in range(PROCESSES)]
     for worker in workers:
         worker.start(how)
@@ -86,9 +84,7 @@ def test_increments(
     assert state["array"].sum() == PROCESSES * TIMES
 
 
-def test_commutative_increments(
-    engine: theus.Engine, start_worker: Callable[[], Worker]
-) -> None:
+def test_commutative_increments(engine: theus.Engine, start_worker: Callable[[], Worker]) -> None:
     engine.update({"n": 0})
     workers = [start_worker() for _ in range(PROCESSES)]
     for worker in workers:
@@ -129,9 +125,7 @@ def insert_own(engine: theus.Engine, who: str) -> None:
         engine.run(lambda ctx: ctx.rows.update({(who, n): {"n": n}}))
 
 
-def test_inserts_into_one_mapping(
-    engine: theus.Engine, start_worker: Callable[[], Worker]
-) -> None:
+def test_inserts_into_one_mapping(engine: theus.Engine, start_worker: Callable[[], Worker]) -> None:
     engine.update({"rows": {}})
     workers = {who: start_worker() for who in ("ann", "bob", "cid")}
     for who, worker in workers.items():

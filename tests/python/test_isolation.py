@@ -244,9 +244,7 @@ def test_snapshot_isolation_checks_only_writes(interfered: Any) -> None:
         assert list(ctx.m) == ["k1", "k2", "k3"]
 
     assert not interfered(before, (write, "a", 51), isolation="snapshot")
-    assert not interfered(
-        lambda ctx: list(ctx.m), (write, "m.k4", 4), isolation="snapshot"
-    )
+    assert not interfered(lambda ctx: list(ctx.m), (write, "m.k4", 4), isolation="snapshot")
 
 
 def test_iteration_against_insert_and_delete(interfered: Any, engine: theus.Engine) -> None:
@@ -364,9 +362,7 @@ def test_disjoint_paths_never_conflict(
         ctx.write((*parent, "my key"), {"x": 1})
         other.do(write, (*parent, "their key"), {"x": 1})
     found = theus.plain(engine.read(parent, None))
-    assert found == {
-        "mine": 1, "theirs": 1, "my key": {"x": 1}, "their key": {"x": 1}
-    }
+    assert found == {"mine": 1, "theirs": 1, "my key": {"x": 1}, "their key": {"x": 1}}
 
 
 def test_an_untouched_subtree_keeps_its_values_and_versions(

@@ -53,11 +53,13 @@ def test_updates_of_one_key_take_no_memory(engine: theus.Engine) -> None:
 
 def test_updates_of_strings_lists_and_mappings_take_no_memory(engine: theus.Engine) -> None:
     def replace(n: int) -> None:
-        engine.update({
-            "text": f"{n}" * 100,
-            "tags": [n] * 50,
-            "m": {f"k{n % 10}": {"x": n, "y": "z" * 50}},
-        })
+        engine.update(
+            {
+                "text": f"{n}" * 100,
+                "tags": [n] * 50,
+                "m": {f"k{n % 10}": {"x": n, "y": "z" * 50}},
+            }
+        )
 
     for n in range(1000):
         replace(n)

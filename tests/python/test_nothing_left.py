@@ -66,7 +66,10 @@ class Program:
         script.write_text(PROGRAM)
         command = [sys.executable, str(script), start_method, self.name]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             start_new_session=True,
         )
         assert self.process.stdout is not None
