@@ -36,7 +36,12 @@ TEST(Memory, AHotKeyDoesNotGrow) {
   auto session = world.attach();
   commit(*session, [](Transaction& t) { t.put_int(at(t, {"n"}), 0); });
   const std::uint64_t before = session->stats().used_bytes;
-  for (int i = 0; i < 200'000; ++i) {
+#if defined(__SANITIZE_THREAD__)
+  constexpr int kCommits = 10'000;
+#else
+  constexpr int kCommits = 200'000;
+#endif
+  for (int i = 0; i < kCommits; ++i) {
     commit(*session, [&](Transaction& t) { t.put_int(at(t, {"n"}), i); });
   }
   EXPECT_EQ(session->stats().used_bytes, before);
@@ -46,7 +51,11 @@ TEST(Memory, AHotKeyDoesNotGrow) {
 TEST(Memory, AnOldPinKeepsOnlyWhatItSees) {
   World world;
   auto session = world.attach();
-  constexpr int kCold = 3000;
+#if defined(__SANITIZE_THREAD__)
+  constexpr int kCold = 300, kHot = 3'000;
+#else
+  constexpr int kCold = 3000, kHot = 30'000;
+#endif
   commit(*session, [](Transaction& t) {
     t.put_int(at(t, {"hot"}), 0);
     for (int i = 0; i < kCold; ++i) t.put_int(at(t, {"cold" + std::to_string(i)}), 0);
@@ -55,7 +64,7 @@ TEST(Memory, AnOldPinKeepsOnlyWhatItSees) {
   for (int i = 0; i < kCold; ++i) {
     commit(*session, [&](Transaction& t) { t.put_int(at(t, {"cold" + std::to_string(i)}), 1); });
   }
-  for (int i = 1; i <= 30'000; ++i) {
+  for (int i = 1; i <= kHot; ++i) {
     commit(*session, [&](Transaction& t) { t.put_int(at(t, {"hot"}), i); });
   }
   EXPECT_LT(chain_length(world, "hot"), 500u) << "a hot key waits behind what is pinned";
