@@ -107,8 +107,8 @@ class Hostile {
   Outcome submit(const std::vector<std::uint64_t>& words, Link run = Link()) {
     shm::Desk& desk = world_.space().desk(slot_);
     std::memset(desk.submission, 0, shm::kSubmissionBytes);
-    std::memcpy(desk.submission, words.data(),
-                std::min<std::size_t>(words.size() * 8, shm::kSubmissionBytes));
+    const std::size_t bytes = std::min<std::size_t>(words.size() * 8, shm::kSubmissionBytes);
+    if (bytes > 0) std::memcpy(desk.submission, words.data(), bytes);
     return request(words.size(), run);
   }
   Outcome request(std::uint64_t words, Link run) {
