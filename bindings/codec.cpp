@@ -93,8 +93,7 @@ Ref describe_dtype(PyObject* dtype, bool* pickled) {
     check(equal);
     *pickled = fields.get() != Py_None || equal == 0;
   }
-  return *pickled ? dump(dtype, Py_None)
-                  : Ref::check(PyUnicode_AsASCIIString(text.get()));
+  return *pickled ? dump(dtype, Py_None) : Ref::check(PyUnicode_AsASCIIString(text.get()));
 }
 
 bool fits_array_codec(PyObject* value) {
@@ -136,15 +135,15 @@ struct ArrayParts {
 
 Ref load_dtype(std::string_view text, bool pickled) {
   if (pickled) {
-    Ref bytes = Ref::check(
-        PyBytes_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size())));
+    Ref bytes =
+        Ref::check(PyBytes_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size())));
     return call(pickle_loads.get(), bytes.get());
   }
   static std::unordered_map<std::string, PyObject*> known;
   auto [place, fresh] = known.try_emplace(std::string(text), nullptr);
   if (place->second == nullptr) {
-    Ref name = Ref::check(PyUnicode_DecodeASCII(
-        text.data(), static_cast<Py_ssize_t>(text.size()), "strict"));
+    Ref name = Ref::check(
+        PyUnicode_DecodeASCII(text.data(), static_cast<Py_ssize_t>(text.size()), "strict"));
     place->second = call(make_dtype.get(), name.get()).release();
   }
   return Ref::borrow(place->second);
@@ -195,8 +194,8 @@ Ref decode_pickle(std::string_view leaf, PyObject* keeper, PyObject* path) {
     PyTuple_SET_ITEM(buffers.get(), i, buffer.release());
   }
   // A copy, as unpickling may run code that lets another thread close the snapshot.
-  Ref bytes = Ref::check(
-      PyBytes_FromStringAndSize(pickle.data(), static_cast<Py_ssize_t>(pickle.size())));
+  Ref bytes =
+      Ref::check(PyBytes_FromStringAndSize(pickle.data(), static_cast<Py_ssize_t>(pickle.size())));
   static PyObject* names = Py_BuildValue("(ss)", "fix_imports", "buffers");
   if (names == nullptr) throw PythonError{};
   PyObject* arguments[] = {bytes.get(), Py_False, buffers.get()};
@@ -312,8 +311,8 @@ void LeafEncoding::write(char* to) const {
     put(dimensions_.data(), dimensions_.size() * 8);
     put(head.data(), head.size());
   } else {
-    PickleHeader header = {{kMagic, 'P'}, kFormat, 0, static_cast<std::uint32_t>(buffers_.size()),
-                           head.size()};
+    PickleHeader header = {
+        {kMagic, 'P'}, kFormat, 0, static_cast<std::uint32_t>(buffers_.size()), head.size()};
     put(&header, sizeof header);
     std::uint64_t end = sizeof header + buffers_.size() * sizeof(BufferPlace) + head.size();
     for (const Py_buffer& buffer : buffers_) {
@@ -325,8 +324,8 @@ void LeafEncoding::write(char* to) const {
   }
   for (const Py_buffer& buffer : buffers_) {
     // The gap is filled: what lay in a recycled block before is nobody's business.
-    std::uint64_t gap = aligned(static_cast<std::uint64_t>(next - to)) -
-                        static_cast<std::uint64_t>(next - to);
+    std::uint64_t gap =
+        aligned(static_cast<std::uint64_t>(next - to)) - static_cast<std::uint64_t>(next - to);
     std::memset(next, 0, gap);
     next += gap;
     put(buffer.buf, static_cast<std::size_t>(buffer.len));

@@ -33,7 +33,7 @@ class LeafEncoding {
   void measure_pickle(PyObject* value);
 
   bool array_ = false;
-  Ref head_;                        // bytes: the pickle, or the array's dtype
+  Ref head_;  // bytes: the pickle, or the array's dtype
   bool dtype_pickled_ = false;
   std::vector<std::uint64_t> dimensions_;
   std::vector<Py_buffer> buffers_;  // released by the destructor

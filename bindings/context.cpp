@@ -275,8 +275,8 @@ void doom_context(ContextObject* context, PyObject* error) {
 }
 
 void raise_unusable(ContextObject* context, PyObject* path) {
-  static constexpr const char* kHow[] = {"open",           "committed", "rejected by a conflict",
-                                         "rolled back",    "failed",    "closed"};
+  static constexpr const char* kHow[] = {"open",        "committed", "rejected by a conflict",
+                                         "rolled back", "failed",    "closed"};
   Ref where = path_text(path);
   if (context->status != Status::kOpen) {
     raise(ErrorClass::kTheus,

@@ -14,35 +14,34 @@ enum class Status : std::uint8_t {
   kCommitted,
   kConflicted,
   kRolledBack,
-  kFailed,   // the commit raised
-  kClosed,   // a snapshot that was left, or its engine closed
+  kFailed,  // the commit raised
+  kClosed,  // a snapshot that was left, or its engine closed
 };
 
 // Invariants: `holder` is set exactly while a transaction is open, `pinned` while a snapshot is.
 // A context with a holder stands in its engine's list. Leaves in `leaves` point back without a
 // reference cycle that outlives the end: end_context() empties the list.
 struct ContextObject {
-  PyObject_HEAD
-  EngineObject* engine;        // strong
-  TransactionHolder* holder;   // owned
-  PinnedPtr* pinned;           // owned
-  worker::Mapping* root;       // of a transaction
-  std::uint64_t root_node;     // of a snapshot
-  std::uint64_t version;       // snapshot version
-  std::uint64_t committed;     // version the commit made, or the snapshot's; set by the commit
-  unsigned long thread;        // that may use it; 0: any
-  PyObject* task;              // asyncio task it was opened in, or null
-  PyObject* leaves;            // list of LeafObject, or null
-  PyObject* callbacks;         // list, of on_commit; or null
-  PyObject* transaction;       // TransactionObject, borrowed (it holds the context), or null
-  PyObject* doom;              // exception that every commit raises, or null
-  PyObject* label;             // str or null
+  PyObject_HEAD EngineObject* engine;  // strong
+  TransactionHolder* holder;           // owned
+  PinnedPtr* pinned;                   // owned
+  worker::Mapping* root;               // of a transaction
+  std::uint64_t root_node;             // of a snapshot
+  std::uint64_t version;               // snapshot version
+  std::uint64_t committed;  // version the commit made, or the snapshot's; set by the commit
+  unsigned long thread;     // that may use it; 0: any
+  PyObject* task;           // asyncio task it was opened in, or null
+  PyObject* leaves;         // list of LeafObject, or null
+  PyObject* callbacks;      // list, of on_commit; or null
+  PyObject* transaction;    // TransactionObject, borrowed (it holds the context), or null
+  PyObject* doom;           // exception that every commit raises, or null
+  PyObject* label;          // str or null
   ContextObject* next_open;
   ContextObject* previous_open;
-  unsigned long fork_count;    // when it was opened
+  unsigned long fork_count;  // when it was opened
   Status status;
   bool serializable;
-  bool busy;                   // inside of commit, where the GIL may be let go
+  bool busy;  // inside of commit, where the GIL may be let go
 };
 
 extern PyTypeObject* context_type;

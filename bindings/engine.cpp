@@ -186,12 +186,18 @@ PyObject* stats_method(PyObject* self, PyObject*) {
       const char* name;
       std::uint64_t value;
     } const items[] = {
-        {"version", stats.version},         {"commits", stats.commits},
-        {"read_only", stats.read_only},     {"conflicts", stats.conflicts},
-        {"rollbacks", stats.rollbacks},     {"capacity_bytes", stats.capacity_bytes},
-        {"used_bytes", stats.used_bytes},   {"free_bytes", stats.free_bytes},
-        {"keys", stats.keys},               {"workers", stats.workers},
-        {"oldest_pin", stats.oldest_pin},   {"slot", session.slot()},
+        {"version", stats.version},
+        {"commits", stats.commits},
+        {"read_only", stats.read_only},
+        {"conflicts", stats.conflicts},
+        {"rollbacks", stats.rollbacks},
+        {"capacity_bytes", stats.capacity_bytes},
+        {"used_bytes", stats.used_bytes},
+        {"free_bytes", stats.free_bytes},
+        {"keys", stats.keys},
+        {"workers", stats.workers},
+        {"oldest_pin", stats.oldest_pin},
+        {"slot", session.slot()},
         {"coordinator_pid", session.coordinator_pid()},
         {"supervisor_pid", session.supervisor_pid()},
     };
@@ -346,9 +352,8 @@ Ref execute(EngineObject* engine, PyObject* function, Call* call, bool last, Ref
   call->all[0] = owner.get();
   Ref result;
   try {
-    result = Ref::check(PyObject_Vectorcall(function, call->all,
-                                            static_cast<std::size_t>(call->positional),
-                                            call->names.get()));
+    result = Ref::check(PyObject_Vectorcall(
+        function, call->all, static_cast<std::size_t>(call->positional), call->names.get()));
     check_result(function, result.get());
     if (context->status == Status::kOpen) result = plain_result(result.get());
   } catch (...) {

@@ -27,11 +27,10 @@ struct TransactionHolder {
 };
 
 struct EngineObject {
-  PyObject_HEAD
-  AttachedPtr attached;                                      // null: never attached, or closed
-  std::vector<std::unique_ptr<TransactionHolder>> spare;     // of this attachment
-  std::weak_ptr<PinnedSnapshot> newest;                      // the last snapshot made for `state`
-  ContextObject* first_open;                                 // borrowed
+  PyObject_HEAD AttachedPtr attached;                     // null: never attached, or closed
+  std::vector<std::unique_ptr<TransactionHolder>> spare;  // of this attachment
+  std::weak_ptr<PinnedSnapshot> newest;                   // the last snapshot made for `state`
+  ContextObject* first_open;                              // borrowed
 };
 
 void make_engine_type(PyObject* module);

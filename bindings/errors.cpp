@@ -28,9 +28,7 @@ std::array<Imported, kClassCount> classes = {{
     {kModule, "ConflictError"},
 }};
 
-void set(ErrorClass which, const char* message) {
-  PyErr_SetString(error_class(which), message);
-}
+void set(ErrorClass which, const char* message) { PyErr_SetString(error_class(which), message); }
 
 void set_from_exception() {
   try {

@@ -114,15 +114,28 @@ PyObject* call_guard(PyObject* self, PyObject* const* arguments, std::size_t fla
   return nullptr;
 }
 
-PyObject* give_guard(PyObject*, PyObject* guard, PyObject*) {
-  if (guard == nullptr) guard = Py_None;
-  Py_INCREF(guard);
-  return guard;
+PyObject* give_guard(PyObject* descriptor, PyObject* guard, PyObject*) {
+  PyObject* given = guard != nullptr ? guard : descriptor;
+  Py_INCREF(given);
+  return given;
+}
+
+// type(guard).__enter__(guard), as contextlib.ExitStack calls it.
+PyObject* call_descriptor(PyObject*, PyObject* arguments, PyObject* names) {
+  Py_ssize_t count = PyTuple_GET_SIZE(arguments);
+  PyObject* guard = count > 0 ? PyTuple_GET_ITEM(arguments, 0) : nullptr;
+  if (names != nullptr || guard == nullptr || Py_TYPE(guard) != guard_type) {
+    PyErr_SetString(PyExc_TypeError, "a ContextGuard is needed");
+    return nullptr;
+  }
+  PyObject* const* rest = PySequence_Fast_ITEMS(arguments) + 1;
+  return call_guard(guard, rest, static_cast<std::size_t>(count - 1), nullptr);
 }
 
 PyTypeObject* make_descriptor_type() {
   static PyType_Slot slots[] = {
       {Py_tp_descr_get, reinterpret_cast<void*>(give_guard)},
+      {Py_tp_call, reinterpret_cast<void*>(call_descriptor)},
       {0, nullptr},
   };
   static PyType_Spec spec = {"theus._theus.GuardMethod", sizeof(PyObject), 0, Py_TPFLAGS_DEFAULT,

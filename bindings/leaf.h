@@ -12,19 +12,18 @@ namespace theus::bindings {
 // stays readable until the context ends, or the leaf has a shadow from the beginning (a value that
 // this transaction itself had written).
 struct LeafObject {
-  PyObject_HEAD
-  ContextObject* context;  // strong
-  worker::Entry* entry;    // null in a snapshot
-  worker::Value value;     // the encoded leaf, as met
-  PyObject* parent;        // owner (context or proxy) of the node it lies in
+  PyObject_HEAD ContextObject* context;  // strong
+  worker::Entry* entry;                  // null in a snapshot
+  worker::Value value;                   // the encoded leaf, as met
+  PyObject* parent;                      // owner (context or proxy) of the node it lies in
   PyObject* key;
-  PyObject* content;       // decoded, shared: must not be changed; or null
-  PyObject* shadow;        // private; or null
-  PyObject* baseline;      // bytes: what the shadow was encoded as, in snapshots; or null
+  PyObject* content;   // decoded, shared: must not be changed; or null
+  PyObject* shadow;    // private; or null
+  PyObject* baseline;  // bytes: what the shadow was encoded as, in snapshots; or null
   Shape shape;
-  bool array;              // the array form
-  bool dirty;              // the shadow was changed
-  bool suspect;            // the shadow may have been changed: compare at commit
+  bool array;    // the array form
+  bool dirty;    // the shadow was changed
+  bool suspect;  // the shadow may have been changed: compare at commit
 };
 
 extern PyTypeObject* leaf_type;

@@ -76,18 +76,17 @@ py::tuple parts(const py::object& object) {
   if (!is_proxy(object.ptr())) return py::make_tuple(py::none(), py::none());
   const ProxyObject* proxy = as_proxy(object.ptr());
   auto* leaf = reinterpret_cast<PyObject*>(proxy->leaf);
-  return py::make_tuple(leaf != nullptr ? py::reinterpret_borrow<py::object>(leaf) : py::none(),
-                        proxy->target != nullptr
-                            ? py::reinterpret_borrow<py::object>(proxy->target)
-                            : py::none());
+  return py::make_tuple(
+      leaf != nullptr ? py::reinterpret_borrow<py::object>(leaf) : py::none(),
+      proxy->target != nullptr ? py::reinterpret_borrow<py::object>(proxy->target) : py::none());
 }
 
 // (parent, key) of a proxy: how it was reached.
 py::tuple origin(const py::object& object) {
   const ProxyObject* proxy = as_proxy(object.ptr());
-  return py::make_tuple(py::reinterpret_borrow<py::object>(proxy->parent),
-                        proxy->key != nullptr ? py::reinterpret_borrow<py::object>(proxy->key)
-                                              : py::none());
+  return py::make_tuple(
+      py::reinterpret_borrow<py::object>(proxy->parent),
+      proxy->key != nullptr ? py::reinterpret_borrow<py::object>(proxy->key) : py::none());
 }
 
 // For State.update(): whether what is at `path` (a tuple), or anything below it, has changed since
@@ -172,10 +171,9 @@ void make_types(PyObject* module) {
   make_transaction_type(module);
   make_guard_type(module);
   make_engine_type(module);
-  check(PyObject_SetAttrString(module, "SupervisorProxy",
-                               reinterpret_cast<PyObject*>(proxy_type)));
-  check(PyObject_SetAttrString(module, "ProcessContext",
-                               reinterpret_cast<PyObject*>(context_type)));
+  check(PyObject_SetAttrString(module, "SupervisorProxy", reinterpret_cast<PyObject*>(proxy_type)));
+  check(
+      PyObject_SetAttrString(module, "ProcessContext", reinterpret_cast<PyObject*>(context_type)));
 }
 
 }  // namespace

@@ -67,8 +67,7 @@ Ref scalar(const worker::Value& value) {
       return Ref::check(
           PyUnicode_DecodeUTF8(value.data, static_cast<Py_ssize_t>(value.size), "strict"));
     case Kind::kBytes:
-      return Ref::check(
-          PyBytes_FromStringAndSize(value.data, static_cast<Py_ssize_t>(value.size)));
+      return Ref::check(PyBytes_FromStringAndSize(value.data, static_cast<Py_ssize_t>(value.size)));
     default:
       return Ref();
   }
@@ -299,8 +298,8 @@ Ref to_plain(const Node& node, int depth) {
 void raise_missing(const Node& node, PyObject* key, bool as_attribute) {
   Ref near = peek_keys(node, kNamesSuggestedFrom);
   Ref path = path_of(node.owner);
-  Ref error = call(missing_error.get(), key, path.get(), near.get(),
-                   as_attribute ? Py_True : Py_False);
+  Ref error =
+      call(missing_error.get(), key, path.get(), near.get(), as_attribute ? Py_True : Py_False);
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.get())), error.get());
   throw PythonError{};
 }

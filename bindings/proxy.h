@@ -8,14 +8,13 @@
 namespace theus::bindings {
 
 struct ProxyObject {
-  PyObject_HEAD
-  ContextObject* context;   // borrowed: the parents lead to it
-  PyObject* parent;         // strong: context or proxy
-  PyObject* key;            // strong: last segment of the path; null for the root
-  worker::Mapping* mapping; // of a node in a transaction
-  std::uint64_t node;       // of a node in a snapshot
-  LeafObject* leaf;         // strong; null for a node
-  PyObject* target;         // strong: the part it stands for; null for the whole leaf
+  PyObject_HEAD ContextObject* context;  // borrowed: the parents lead to it
+  PyObject* parent;                      // strong: context or proxy
+  PyObject* key;                         // strong: last segment of the path; null for the root
+  worker::Mapping* mapping;              // of a node in a transaction
+  std::uint64_t node;                    // of a node in a snapshot
+  LeafObject* leaf;                      // strong; null for a node
+  PyObject* target;                      // strong: the part it stands for; null for the whole leaf
 };
 
 extern PyTypeObject* proxy_type;

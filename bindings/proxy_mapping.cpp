@@ -35,7 +35,7 @@ Ref take_out(const Node& node, PyObject* key) {
   Found found = look_up(node, encoded);
   if (found.absent()) return Ref();
   Ref value = value_to_plain(node, key, found, 0);
-  static Imported private_copy{"theus._leaf", "private_copy"};
+  static Imported private_copy{"theus._leaf_parts", "private_copy"};
   value = call(private_copy.get(), value.get());
   delete_item(node, key);
   return value;
@@ -91,8 +91,7 @@ PyObject* update_method(PyObject* self, PyObject* arguments, PyObject* names) {
     if (PyTuple_GET_SIZE(arguments) > 1) {
       raise(PyExc_TypeError, "update() takes at most one positional argument");
     }
-    PyObject* other =
-        PyTuple_GET_SIZE(arguments) == 1 ? PyTuple_GET_ITEM(arguments, 0) : nullptr;
+    PyObject* other = PyTuple_GET_SIZE(arguments) == 1 ? PyTuple_GET_ITEM(arguments, 0) : nullptr;
     update_node(self, other, names);
     return Ref::borrow(Py_None).release();
   });

@@ -50,8 +50,7 @@ void check_same_transaction(ContextObject* from, ContextObject* to, PyObject* pr
   check_usable(from, proxy);
   if (from->holder == nullptr || from == to) return;
   Ref source = path_of(proxy);
-  raise(ErrorClass::kTheus,
-        "%U belongs to another open transaction; assign theus.plain(...) of it",
+  raise(ErrorClass::kTheus, "%U belongs to another open transaction; assign theus.plain(...) of it",
         path_text(source.get()).get());
 }
 
@@ -82,8 +81,8 @@ bool put_scalar(worker::Transaction& transaction, worker::Entry* entry, PyObject
   } else if (value == Py_None) {
     transaction.put_none(entry);
   } else if (PyBytes_CheckExact(value)) {
-    transaction.put_bytes(entry, {PyBytes_AS_STRING(value),
-                                  static_cast<std::size_t>(PyBytes_GET_SIZE(value))});
+    transaction.put_bytes(
+        entry, {PyBytes_AS_STRING(value), static_cast<std::size_t>(PyBytes_GET_SIZE(value))});
   } else {
     return false;
   }
@@ -177,8 +176,8 @@ class EncodedValue::Builder {
       Ref above = path();
       Ref where = path_text(above.get());
       raise_at(ErrorClass::kEncode, above.get(), true,
-               "%R (%.100s) cannot be a key in %U (the cause says why)", key,
-               Py_TYPE(key)->tp_name, where.get());
+               "%R (%.100s) cannot be a key in %U (the cause says why)", key, Py_TYPE(key)->tp_name,
+               where.get());
     }
   }
 
@@ -217,8 +216,7 @@ EncodedValue::EncodedValue(PyObject* value, PyObject* owner, PyObject* key) {
   Builder(this, owner, key).value(value, Step{});
 }
 
-void EncodedValue::put(worker::Transaction& transaction, worker::Entry* entry,
-                       bool* partly) const {
+void EncodedValue::put(worker::Transaction& transaction, worker::Entry* entry, bool* partly) const {
   std::vector<worker::Mapping*> open;
   for (const Step& step : steps_) {
     if (step.kind == Step::Kind::kClose) {

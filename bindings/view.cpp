@@ -10,8 +10,7 @@ namespace theus::bindings {
 namespace {
 
 struct IteratorObject {
-  PyObject_HEAD
-  PyObject* owner;  // strong; null when it is exhausted
+  PyObject_HEAD PyObject* owner;  // strong; null when it is exhausted
   IteratorMode mode;
   alignas(NodeIterator) unsigned char state[sizeof(NodeIterator)];
 
@@ -19,8 +18,7 @@ struct IteratorObject {
 };
 
 struct ViewObject {
-  PyObject_HEAD
-  PyObject* owner;  // strong
+  PyObject_HEAD PyObject* owner;  // strong
   IteratorMode mode;
 };
 

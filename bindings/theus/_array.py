@@ -35,7 +35,7 @@ class ArrayPart:
 
 
 # What reachability (_leaf_methods) looks for instead of the part.
-ArrayPart.__theus_origin__ = ArrayPart.origin  # type: ignore[attr-defined]
+setattr(ArrayPart, "__theus_origin__", ArrayPart.__dict__["origin"])  # noqa: B010
 
 # Methods that change the array they are called on.
 _INPLACE = {"byteswap", "fill", "itemset", "partition", "put", "setfield", "sort"}
@@ -75,9 +75,9 @@ def readable(leaf: Any, target: Any) -> Any:
 
 def writable(proxy: Any, leaf: Any, target: Any) -> Any:
     """The shadow's array, to be changed. changed() has to follow."""
-    from theus import _leaf
+    from theus._leaf_parts import ensure_attached
 
-    _leaf._ensure_attached(proxy, leaf, target)
+    ensure_attached(proxy, leaf, target)
     leaf.expose()
     array = resolve(leaf, target)
     if not array.flags.writeable:
@@ -95,9 +95,7 @@ def plain(value: Any) -> Any:
     if _theus.is_proxy(value):
         leaf, target = _theus.parts(value)
         if leaf is not None and (
-            leaf.array
-            if target is None
-            else type(target) is ArrayPart or _theus.is_array(target)
+            leaf.array if target is None else type(target) is ArrayPart or _theus.is_array(target)
         ):
             leaf.check()
             return readable(leaf, target)

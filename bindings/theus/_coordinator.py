@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import threading
 from types import TracebackType
+from typing import Any
 
 from theus import _theus
 from theus.errors import CoordinatorNotFound, TheusError
@@ -122,6 +123,13 @@ def start_embedded(name: str | None, capacity: int | str | None) -> tuple[str, i
     return started, lifeline
 
 
+def _handed_down() -> dict[str, Any]:
+    """What multiprocessing copies into each Process that is made here, under any start method."""
+    process: Any = multiprocessing.process.current_process()
+    config: dict[str, Any] = process._config
+    return config
+
+
 class _Private:
     """The coordinator of theus.open() without a name: one for this program and its children."""
 
@@ -140,7 +148,7 @@ class _Private:
 
     def find(self) -> str | None:
         if self.name is None and is_multiprocessing_child():
-            handed_down = multiprocessing.process.current_process()._config.get(_PRIVATE_KEY)
+            handed_down = _handed_down().get(_PRIVATE_KEY)
             self.name = handed_down or os.environ.get(_PRIVATE_VARIABLE)
         return self.name
 
@@ -148,7 +156,7 @@ class _Private:
         """Tells this program's children to come. The environment does not reach the children of a
         fork server that runs already; what multiprocessing itself hands down to each does."""
         os.environ[_PRIVATE_VARIABLE] = name
-        multiprocessing.process.current_process()._config[_PRIVATE_KEY] = name
+        _handed_down()[_PRIVATE_KEY] = name
 
     def start(self, capacity: int | str | None, lost: str | None) -> str:
         """Starts one, unless another thread has (`lost`: the name that is not there any more)."""

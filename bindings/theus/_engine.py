@@ -135,7 +135,8 @@ class Engine(_theus.EngineCore):
             def run(*args: Any, **named: Any) -> R:
                 if semantic == "pure":
                     with self.snapshot() as ctx:
-                        return _theus.plain_result(body(ctx, *args, **named))
+                        result: R = _theus.plain_result(body(ctx, *args, **named))
+                        return result
                 # Bound first, so that a keyword of the body that is named like one of run()'s own
                 # reaches the body.
                 return self.run(functools.partial(_call, body, args, named), retries=retries)

@@ -8,9 +8,7 @@ import types
 from typing import Any
 
 WRITES: dict[type, frozenset[str]] = {
-    list: frozenset(
-        {"append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse"}
-    ),
+    list: frozenset({"append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse"}),
     dict: frozenset({"clear", "pop", "popitem", "setdefault", "update"}),
     set: frozenset(
         {

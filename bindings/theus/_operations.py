@@ -86,7 +86,7 @@ def insert(ctx: Any, path: Any, value: Any) -> None:
     _grow(ctx, path, value, set, "insert")
 
 
-def _grow(ctx: Any, path: Any, value: Any, kind: type, name: str) -> None:
+def _grow(ctx: Any, path: Any, value: Any, kind: Any, name: str) -> None:
     held = ctx.read(path, _ABSENT)
     if held is _ABSENT:
         ctx.write(path, kind((value,)))

@@ -22,7 +22,7 @@ def _path(path: tuple[object, ...]) -> str:
 
 def node_repr(proxy: Any, path: tuple[object, ...]) -> str:
     # The keys only: a value's own repr may be long, and to look at it is a read.
-    keys = []
+    keys: list[str] = []
     for key in proxy:
         if len(keys) == _ITEMS_SHOWN:
             keys.append("...")

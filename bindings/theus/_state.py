@@ -25,6 +25,7 @@ class State(Mapping[Any, Any]):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._root: Any
         self._root, self._version = engine._state_root()
 
     @property
@@ -45,19 +46,23 @@ class State(Mapping[Any, Any]):
         return key in self._root
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(self._root)
+        result: Iterator[Any] = reversed(self._root)
+        return result
 
     def keys(self) -> KeysView[Any]:
-        return self._root.keys()
+        result: KeysView[Any] = self._root.keys()
+        return result
 
     def values(self) -> ValuesView[Any]:
-        return self._root.values()
+        result: ValuesView[Any] = self._root.values()
+        return result
 
     def items(self) -> ItemsView[Any, Any]:
-        return self._root.items()
+        result: ItemsView[Any, Any] = self._root.items()
+        return result
 
     def __eq__(self, other: object) -> bool:
-        return self._root == other
+        return bool(self._root == other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -75,7 +80,8 @@ class State(Mapping[Any, Any]):
 
     def to_dict(self) -> dict[Any, Any]:
         """Returns plain objects all the way down; arrays as read-only views that stay valid."""
-        return _theus.plain(self._root)
+        result: dict[Any, Any] = _theus.plain(self._root)
+        return result
 
     def update(self, changes: Mapping[Path, Any]) -> State:
         """Commits {path: value, ...}, each path replaced on its own, and returns the next State.
@@ -98,7 +104,7 @@ class State(Mapping[Any, Any]):
     def _has(self, path: tuple[Any, ...]) -> bool:
         node = self._root
         for key in path:
-            if _theus.parts(node) != (None, None) or not isinstance(node, Mapping):
+            if _theus.parts(node)[0] is not None or not isinstance(node, Mapping):
                 return False
             if key not in node:
                 return False

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Union
+from typing import Any, Union
 
-Path = Union[str, tuple]
+Path = Union[str, tuple[Any, ...]]
 
 
 class TheusError(Exception):

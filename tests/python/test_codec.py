@@ -332,6 +332,17 @@ def test_dataframe(engine):
         ctx.frame.loc[0, "b"] = 9.0
     changed = engine.read("frame")
     assert list(changed["d"]) == [2, 4, 6] and changed.loc[0, "b"] == 9.0
+    with engine.snapshot() as ctx:
+        assert ctx.frame.loc[0, "b"] == 9.0 and ctx.frame["d"].sum() == 12
+        assert list(ctx.frame.iloc[1:]["a"]) == [2, 3]
+        for write in (
+            lambda: ctx.frame.__setitem__("d", 0),
+            lambda: ctx.frame.loc.__setitem__((0, "b"), 1.0),
+            lambda: ctx.frame.insert(0, "e", 0),
+        ):
+            with pytest.raises(theus.ReadOnlyError):
+                write()
+        assert ctx.frame.loc[0, "b"] == 9.0 and list(ctx.frame.columns) == ["a", "b", "c", "d"]
 
 
 def test_damaged_leaves_are_decode_errors():

@@ -92,6 +92,12 @@ def test_guards_are_for_one_with(engine):
         assert ctx.transaction is ctx.transaction
     with pytest.raises(theus.TheusError, match="entered before"), guard:
         pass
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(engine.transaction()).n = 7
+    assert engine.read("n") == 7
+    for misuse in (type(guard).__enter__, lambda: type(guard).__enter__(5), lambda: guard(1)):
+        with pytest.raises(TypeError):
+            misuse()
 
 
 def test_conflict_names_path_and_versions(engine):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import theus
-from helpers import Worker, write
+from helpers import WAIT_S, Worker, write
 
 
 @pytest.fixture
@@ -341,3 +343,25 @@ def test_the_socket_is_for_its_user_alone(coordinator: theus.Coordinator) -> Non
     path = socket_path(coordinator.name)
     assert os.stat(os.path.dirname(path)).st_mode & 0o077 == 0
     assert os.stat(path).st_uid == os.getuid()
+
+
+def test_another_pid_namespace(coordinator: theus.Coordinator) -> None:
+    """Process ids mean nothing across namespaces, and owners of a robust mutex are named by one."""
+    unshare = ["unshare", "--pid", "--fork"]
+    try:
+        subprocess.run([*unshare, "true"], check=True, capture_output=True, timeout=WAIT_S)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("unshare is not there or not allowed")
+    script = "import sys, theus; theus.connect(sys.argv[1])"
+    done = subprocess.run(
+        [*unshare, sys.executable, "-c", script, coordinator.name],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("theus.errors.VersionMismatch: ")
+    ours = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    assert ours in last
+    assert last.count("PID namespace") == 2

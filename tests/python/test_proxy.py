@@ -372,25 +372,29 @@ def test_reprs_are_truncated(engine):
 def test_list_leaf(engine):
     engine.write("l", [3, 1, 2])
     with engine.transaction() as ctx:
-        l = ctx.l  # noqa: E741
-        assert isinstance(l, list) and l[0] == 3 and l[-1] == 2 and l[1:] == [1, 2]
-        assert len(l) == 3 and 1 in l and 9 not in l and list(l) == [3, 1, 2]
-        assert l.index(1) == 1 and l.count(2) == 1 and sorted(l) == [1, 2, 3]
-        assert l == [3, 1, 2] and [3, 1, 2] == l and l != [1] and l < [4]
-        assert l + [5] == [3, 1, 2, 5] and [5] + l == [5, 3, 1, 2] and l * 2 == [3, 1, 2] * 2
-        assert list(reversed(l)) == [2, 1, 3] and sum(l) == 6 and max(l) == 3
+        items = ctx.l
+        assert isinstance(items, list) and items[0] == 3 and items[-1] == 2 and items[1:] == [1, 2]
+        assert len(items) == 3 and 1 in items and 9 not in items and list(items) == [3, 1, 2]
+        assert items.index(1) == 1 and items.count(2) == 1 and sorted(items) == [1, 2, 3]
+        assert items == [3, 1, 2] and [3, 1, 2] == items and items != [1] and items < [4]
+        assert (
+            items + [5] == [3, 1, 2, 5]
+            and [5] + items == [5, 3, 1, 2]
+            and items * 2 == [3, 1, 2] * 2
+        )
+        assert list(reversed(items)) == [2, 1, 3] and sum(items) == 6 and max(items) == 3
         assert ctx.transaction.delta_log == []
-        l.append(4)
-        l.extend([5, 6])
-        l += [7]
+        items.append(4)
+        items.extend([5, 6])
+        items += [7]
         ctx.l += [8]
-        l.insert(0, 0)
-        l.sort(reverse=True)
-        del l[0]
-        l[0] = 70
-        l[1:3] = [60]
-        l.remove(1)
-        assert l.pop() == 0
+        items.insert(0, 0)
+        items.sort(reverse=True)
+        del items[0]
+        items[0] = 70
+        items[1:3] = [60]
+        items.remove(1)
+        assert items.pop() == 0
         assert ctx.transaction.delta_log == [("write", "l")]
     assert engine.read("l") == [70, 60, 4, 3, 2]
 
