@@ -19,10 +19,7 @@ PyTypeObject* block_view_type = nullptr;
 void block_view_dealloc(PyObject* self) {
   auto* view = reinterpret_cast<BlockViewObject*>(self);
   PyTypeObject* type = Py_TYPE(self);
-  if (view->attached && !view->attached->session.forked()) {
-    view->attached->session.unpin_block(view->pin);
-  }
-  drop(view->attached);
+  view->attached->session.unpin_block(view->pin);
   view->attached.~AttachedPtr();
   PyObject_Free(self);
   Py_DECREF(type);
@@ -30,10 +27,10 @@ void block_view_dealloc(PyObject* self) {
 
 int block_view_get_buffer(PyObject* self, Py_buffer* buffer, int flags) {
   auto* view = reinterpret_cast<BlockViewObject*>(self);
-  // A view that a forked child inherited: its pin is the parent's, who may release it any time.
-  if (view->attached->session.forked()) {
+  if (!view->attached->session.keeps_views()) {
     PyErr_SetString(PyExc_BufferError,
-                    "this array belongs to the process that was forked; read it again here");
+                    "this array belongs to the process that was forked, and could not be kept for "
+                    "this one (no spare slot at the fork); read it again here");
     return -1;
   }
   return PyBuffer_FillInfo(buffer, self, const_cast<char*>(view->data), view->size, 1, flags);

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <utility>
 
 #include "worker/connection.h"
 #include "worker/session.h"
@@ -17,7 +16,9 @@ namespace theus::bindings {
 extern unsigned long fork_count;
 void count_forks();
 
-// Thread safety: the session's calls are serialized by the GIL.
+// Thread safety: the session's calls are serialized by the GIL, which os.fork() holds, too.
+// In a forked child it may be destroyed like anything else: the session releases what is the
+// child's own, and nothing of the parent's.
 struct Attached {
   explicit Attached(worker::Attachment attachment)
       : session(std::move(attachment)), id(next_id().fetch_add(1)) {}
@@ -41,21 +42,5 @@ struct PinnedSnapshot {
   worker::Snapshot snapshot;
 };
 using PinnedPtr = std::shared_ptr<PinnedSnapshot>;
-
-// In a forked child everything that belongs to the parent's session is left alone for ever: to
-// destroy it would release what the parent still uses.
-template <class Pointer>
-void abandon(Pointer&& pointer) {
-  new std::decay_t<Pointer>(std::forward<Pointer>(pointer));
-}
-
-inline void drop(AttachedPtr& attached) {
-  if (attached && attached->session.forked()) abandon(std::move(attached));
-  attached.reset();
-}
-inline void drop(PinnedPtr& pinned) {
-  if (pinned && pinned->attached->session.forked()) abandon(std::move(pinned));
-  pinned.reset();
-}
 
 }  // namespace theus::bindings

@@ -236,21 +236,18 @@ void end_context(ContextObject* context, Status status) noexcept {
   if (context->holder != nullptr) {
     if (!forked) unlink(context);
     std::unique_ptr<TransactionHolder> holder(std::exchange(context->holder, nullptr));
-    if (forked) {
-      abandon(std::move(holder));
-    } else {
+    if (!forked) {
       try {
         if (holder->transaction.open()) holder->transaction.rollback();
         give_transaction(context->engine, std::move(holder));
       } catch (const std::exception&) {
         // Giving up what is over anyway: the engine takes it back when the process is gone.
-        abandon(std::move(holder));
+        static_cast<void>(holder.release());
       }
     }
     context->root = nullptr;
   }
   if (context->pinned != nullptr) {
-    drop(*context->pinned);
     delete std::exchange(context->pinned, nullptr);
   }
   if (context->leaves != nullptr || context->callbacks != nullptr || context->task != nullptr ||
@@ -274,6 +271,15 @@ void doom_context(ContextObject* context, PyObject* error) {
   context->doom = error;
 }
 
+bool take_over(ContextObject* context) {
+  if (context->status != Status::kOpen || context->fork_count == fork_count ||
+      context->pinned == nullptr || !(*context->pinned)->attached->session.keeps_views()) {
+    return false;
+  }
+  context->fork_count = fork_count;
+  return true;
+}
+
 void raise_unusable(ContextObject* context, PyObject* path) {
   static constexpr const char* kHow[] = {"open",        "committed", "rejected by a conflict",
                                          "rolled back", "failed",    "closed"};
@@ -283,6 +289,12 @@ void raise_unusable(ContextObject* context, PyObject* path) {
           "%U: its transaction or snapshot has ended (%s); use it inside of the `with`, or take a "
           "copy there with theus.plain(...)",
           where.get(), kHow[static_cast<int>(context->status)]);
+  }
+  if (is_forked(context) && context->pinned != nullptr) {
+    raise(ErrorClass::kTheus,
+          "%U: its snapshot belongs to the parent of this forked process (pid %d) and could not be "
+          "kept for this one: no spare slot was to be had at the fork; open a new one here",
+          where.get(), static_cast<int>(getpid()));
   }
   if (is_forked(context)) {
     raise(ErrorClass::kTheus,

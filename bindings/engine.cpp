@@ -31,14 +31,11 @@ Imported partial_type{"functools", "partial"};
 
 EngineObject* as_engine(PyObject* self) { return reinterpret_cast<EngineObject*>(self); }
 
-// What the engine has of a parent's session, after a fork: forgotten, never destroyed.
+// Lets go of a parent's session, after a fork. Views that are inherited go on holding it.
 void forget_parent(EngineObject* engine) {
   engine->first_open = nullptr;
-  for (auto& holder : engine->spare) abandon(std::move(holder));
   engine->spare.clear();
-  abandon(std::move(engine->newest));
   engine->newest.reset();
-  abandon(std::move(engine->attached));
   engine->attached.reset();
 }
 

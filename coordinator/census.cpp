@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "shm/control_channel.h"
+#include "shm/process.h"
 
 namespace theus::coordinator {
 namespace {
@@ -29,17 +29,26 @@ Member& Census::add(RosterEntry entry) {
   Member& member = *members_[slot];
   member.entry = std::move(entry);
   ++count_;
+  spares_ += member.entry.spare ? 1 : 0;
   member.socket_ticket =
       loop_.watch(member.entry.control.get(), [this, slot] { socket_event(slot); });
+  if (member.entry.pidfd) {
+    watch_process(member);
+  }
+  return member;
+}
+
+void Census::watch_process(Member& member) {
+  const std::uint32_t slot = member.entry.tenancy.slot;
   member.process_ticket =
       loop_.watch(member.entry.pidfd.get(), [this, slot] { process_event(slot); });
-  return member;
 }
 
 void Census::remove(std::uint32_t slot) {
   if (members_[slot]) {
     loop_.forget(&members_[slot]->socket_ticket);
     loop_.forget(&members_[slot]->process_ticket);
+    spares_ -= members_[slot]->entry.spare ? 1 : 0;
     members_[slot].reset();
     --count_;
   }
@@ -48,20 +57,12 @@ void Census::remove(std::uint32_t slot) {
 void Census::socket_event(std::uint32_t slot) {
   Member& member = *members_[slot];  // watched as long as it is there
   for (int i = 0; i < kMessagesPerEvent; ++i) {
-    const shm::Received received = shm::receive_control(member.entry.control.get());
+    shm::Received received = shm::receive_control(member.entry.control.get());
     if (received.what == shm::Received::What::kNothing) {
       return;
     }
-    if (received.what == shm::Received::What::kMessage) {
-      if (std::holds_alternative<shm::Detach>(received.message)) {
-        member.entry.detached = true;
-        callbacks_.detached(member);
-        continue;
-      }
-      if (const auto* stuck = std::get_if<shm::Stuck>(&received.message)) {
-        callbacks_.stuck(stuck->sequence);
-        continue;
-      }
+    if (on_message(member, received)) {
+      continue;
     }
     if (received.what != shm::Received::What::kClosed && budget_.spend(log_)) {
       log_.warn("process {} (slot {}) sent {} on its control socket, which is closed now",
@@ -74,6 +75,54 @@ void Census::socket_event(std::uint32_t slot) {
     close_socket(member);
     return;
   }
+}
+
+// False: nothing that a member of this kind may say.
+bool Census::on_message(Member& member, shm::Received& received) {
+  const bool reserve = std::holds_alternative<shm::Reserve>(received.message);
+  const bool adoption = std::holds_alternative<shm::Adopt>(received.message) &&
+                        member.entry.spare && !member.entry.pidfd;
+  if (received.what == shm::Received::What::kNoRoom && (reserve || adoption)) {
+    // We are out of descriptors. Its end of the socket pair is at end of file: it has no spare
+    // slot; or the slot goes on living by its socket alone.
+    return true;
+  }
+  if (received.what != shm::Received::What::kMessage) {
+    return false;
+  }
+  if (std::holds_alternative<shm::Detach>(received.message)) {
+    member.entry.detached = true;
+    callbacks_.detached(member);
+    return true;
+  }
+  if (reserve) {
+    callbacks_.reserve(member, std::move(received.fds.front()),
+                       std::get<shm::Reserve>(received.message).copy);
+    return true;
+  }
+  if (adoption) {
+    adopt(member, std::move(received.fds.front()));
+    return true;
+  }
+  const auto* stuck = std::get_if<shm::Stuck>(&received.message);
+  if (stuck == nullptr || member.entry.spare) {
+    return false;
+  }
+  callbacks_.stuck(stuck->sequence);
+  return true;
+}
+
+void Census::adopt(Member& member, shm::OwnedFd pidfd) {
+  const auto pid = shm::pid_of_pidfd(pidfd.get());
+  const auto started = pid ? shm::start_time(*pid) : std::nullopt;
+  if (!started) {
+    return;  // it has ended already: end of file follows. Or no pidfd: the sender's loss
+  }
+  member.entry.pid = *pid;
+  member.entry.start_time = *started;
+  member.entry.pidfd = std::move(pidfd);
+  watch_process(member);
+  callbacks_.adopted(member);
 }
 
 void Census::process_event(std::uint32_t slot) {
@@ -94,11 +143,26 @@ void Census::close_socket(Member& member) {
 }
 
 void Census::settle(Member& member) {
-  const bool ended = member.process_ended || member.entry.detached;
-  if (member.socket_closed && ended && !member.gone) {
+  if (!member.socket_closed || member.gone) {
+    return;
+  }
+  const RosterEntry& entry = member.entry;
+  const char* how = nullptr;
+  if (member.process_ended) {
+    how = "has ended";
+  } else if (entry.detached) {
+    how = "has detached";
+  } else if (entry.spare && !entry.pidfd) {
+    how = "was not needed";
+  } else if (entry.spare && callbacks_.maps_us(entry.pid) == false) {
+    // The kernel replaces the memory first and closes the socket then, so what is mapped now tells
+    // exec from a mere close.
+    how = "runs another program";
+  }
+  if (how != nullptr) {
     member.gone = true;
-    log_.info("process {} (slot {}) {}", member.entry.pid, member.entry.tenancy.slot,
-              member.process_ended ? "has ended" : "has detached");
+    log_.log(entry.spare ? spdlog::level::debug : spdlog::level::info, "process {} (slot {}) {}",
+             entry.pid, entry.tenancy.slot, how);
     callbacks_.gone(member);
   }
 }

@@ -1,8 +1,9 @@
 // The census: which admitted processes live.
 //
-// Invariants: 1. A member is gone when its control socket is at end of file and either its process
-// has ended (pidfd) or it said that it detaches. 2. `gone` is told once for each member, which
-// stays in the census until remove().
+// Invariants: 1. A member is gone when its control socket is at end of file and its process has
+// ended (pidfd), or it said that it detaches; a spare slot also if no process has adopted it, or
+// the one that has runs another program now. 2. `gone` is told once for each member, which stays in
+// the census until remove().
 //
 // Thread safety: one thread at a time.
 #pragma once
@@ -13,10 +14,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "coordinator/event_loop.h"
 #include "coordinator/log.h"
 #include "coordinator/roster.h"
+#include "shm/control_channel.h"
 #include "shm/layout.h"
 
 namespace theus::coordinator {
@@ -38,6 +41,11 @@ class Census {
     std::function<void(const Member&)> detached;      // announced; not yet gone
     std::function<void()> something_ended;            // a socket or a process
     std::function<void(std::uint64_t sequence)> stuck;
+    // It wants a spare slot with this control socket; `copy`: with the pins of its own.
+    std::function<void(const Member&, shm::OwnedFd socket, bool copy)> reserve;
+    std::function<void(const Member&)> adopted;        // a spare slot, which has a pidfd now
+    // Whether the process has our memory mapped; nullopt: it cannot be told.
+    std::function<std::optional<bool>(std::uint32_t pid)> maps_us;
   };
 
   Census(EventLoop& loop, spdlog::logger& log, LogBudget& budget, Callbacks callbacks);
@@ -69,11 +77,13 @@ class Census {
       }
     }
   }
-  bool empty() const { return count_ == 0; }
-  std::uint32_t count() const { return count_; }
+  std::uint32_t workers() const { return count_ - spares_; }
 
  private:
   void socket_event(std::uint32_t slot);
+  bool on_message(Member& member, shm::Received& received);
+  void adopt(Member& member, shm::OwnedFd pidfd);
+  void watch_process(Member& member);
   void process_event(std::uint32_t slot);
   void close_socket(Member& member);
   void settle(Member& member);
@@ -84,6 +94,7 @@ class Census {
   const Callbacks callbacks_;
   std::array<std::unique_ptr<Member>, shm::kMaxSlots> members_;
   std::uint32_t count_ = 0;
+  std::uint32_t spares_ = 0;  // among them
 };
 
 }  // namespace theus::coordinator

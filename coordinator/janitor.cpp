@@ -66,17 +66,36 @@ void Janitor::work(Outcome* outcome) {
   }
   const std::size_t count = std::min(kAdmissionsPerHold, applicants_.size());
   for (std::size_t i = 0; i < count; ++i) {
-    const Applicant& applicant = applicants_[i];
-    if (const auto slot = arbiter_.admit(applicant.pid, applicant.start_time)) {
-      const shm::SlotRecord& record = space_.header().slots[*slot];
-      outcome->admitted[i] =
-          shm::Tenancy{*slot, record.admitted_sequence.load(std::memory_order_relaxed)};
-    }
+    outcome->admitted[i] = place(applicants_[i]);
   }
   outcome->admissions = count;
   if (reclaiming_) {
     outcome->reclaimed_all = !arbiter_.reclaim(kRecordsPerHold);
   }
+}
+
+std::optional<shm::Tenancy> Janitor::place(const Applicant& applicant) {
+  const auto& slots = space_.header().slots;
+  if (applicant.copy_of) {
+    const shm::SlotRecord& from = slots[applicant.copy_of->slot];
+    // Taken back meanwhile: it holds the pins of nobody, or of somebody else.
+    if (from.admitted_sequence.load(std::memory_order_relaxed) != applicant.copy_of->admission ||
+        from.state.load(std::memory_order_relaxed) !=
+            static_cast<std::uint32_t>(shm::SlotState::kSpare)) {
+      return std::nullopt;
+    }
+  }
+  const auto slot = applicant.spare ? arbiter_.lease_spare()
+                                    : arbiter_.admit(applicant.pid, applicant.start_time);
+  if (!slot) {
+    return std::nullopt;
+  }
+  const shm::Tenancy tenancy{
+      *slot, slots[*slot].admitted_sequence.load(std::memory_order_relaxed)};
+  if (applicant.copy_of) {
+    arbiter_.copy_pins(applicant.copy_of->slot, tenancy.slot, tenancy.admission);
+  }
+  return tenancy;
 }
 
 // Also writes down who the coordinator is now: like everything in the header, under the lock.
@@ -105,7 +124,7 @@ void Janitor::tell(const Outcome& outcome) {
   for (std::size_t i = 0; i < outcome.admissions; ++i) {
     const Applicant applicant = applicants_.front();
     applicants_.pop_front();
-    callbacks_.admitted(applicant.guest, outcome.admitted[i]);
+    callbacks_.admitted(applicant, outcome.admitted[i]);
   }
   if (outcome.survey) {
     callbacks_.surveyed(occupied_);

@@ -34,6 +34,8 @@ class Janitor {
     std::uint64_t guest = 0;
     std::uint32_t pid = 0;
     std::uint64_t start_time = 0;
+    bool spare = false;                   // a slot for a forked child, without a process yet
+    std::optional<shm::Tenancy> copy_of;  // with the pins of this spare slot
   };
   struct Occupied {
     shm::Tenancy tenancy;
@@ -41,7 +43,7 @@ class Janitor {
   };
   struct Callbacks {
     std::function<void(const std::vector<Occupied>&)> surveyed;
-    std::function<void(std::uint64_t guest, std::optional<shm::Tenancy>)> admitted;  // null: full
+    std::function<void(const Applicant&, std::optional<shm::Tenancy>)> admitted;  // null: full
     std::function<void(shm::Tenancy)> evicted;
     std::function<void()> idle;  // nothing is left to reclaim for now
   };
@@ -62,6 +64,7 @@ class Janitor {
  private:
   struct Outcome;
   void work(Outcome* outcome);
+  std::optional<shm::Tenancy> place(const Applicant& applicant);
   void survey();
   void tell(const Outcome& outcome);
 

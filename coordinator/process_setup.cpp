@@ -13,6 +13,7 @@ namespace theus::coordinator {
 namespace {
 
 constexpr unsigned kFirstOther = 3;  // after stdin, stdout, stderr
+constexpr std::uint64_t kDescriptorsKept = 16;
 
 // By number, as the wrapper is younger than the oldest C library that is supported.
 void close_from_to(unsigned first, unsigned last) {
@@ -63,6 +64,15 @@ void detach_from_inheritance(int keep_fd) {
   }
   set_signals();
   raise_descriptor_limit();
+}
+
+std::uint64_t descriptor_limit() {
+  rlimit limit{};
+  return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : 0;
+}
+
+bool short_of_descriptors(int newest_fd) {
+  return static_cast<std::uint64_t>(newest_fd) + kDescriptorsKept >= descriptor_limit();
 }
 
 void leave_parent() {

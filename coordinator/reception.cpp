@@ -1,7 +1,6 @@
 #include "coordinator/reception.h"
 
 #include <sys/random.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 #include <system_error>
 #include <utility>
 
+#include "coordinator/process_setup.h"
 #include "shm/hello.h"
 
 namespace theus::coordinator {
@@ -18,8 +18,6 @@ namespace {
 
 // Accepted between two looks at everything else.
 constexpr int kAcceptsPerEvent = 16;
-// Descriptors that are kept free for members' pidfds, restarts and log files.
-constexpr std::uint64_t kSpareDescriptors = 16;
 // How long nobody is accepted after the machine ran out of something.
 constexpr std::uint64_t kPauseNs = 100'000'000;
 
@@ -33,11 +31,6 @@ std::uint64_t random_number() {
     throw std::system_error(errno, std::generic_category(), "getrandom");
   }
   return number;
-}
-
-std::uint64_t descriptor_limit() {
-  rlimit limit{};
-  return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : 0;
 }
 
 std::string describe(const shm::Received& received) {
@@ -135,13 +128,12 @@ std::optional<shm::Refusal> Reception::objection(const shm::OwnedFd& socket,
                             ", process " + std::to_string(credentials.pid) + " to user " +
                             std::to_string(credentials.uid)};
   }
-  // The kernel gives out the lowest free number, so the number tells how many are in use.
-  const std::uint64_t limit = descriptor_limit();
-  if (static_cast<std::uint64_t>(socket.get()) + kSpareDescriptors >= limit) {
+  if (short_of_descriptors(socket.get())) {
     return shm::Refusal{shm::Reason::kFull,
                         "the coordinator has no descriptors left: its limit is " +
-                            std::to_string(limit) + ", and it needs two for each worker; start it "
-                            "with a higher one (ulimit -n)"};
+                            std::to_string(descriptor_limit()) +
+                            ", and it needs three for each worker; start it with a higher one "
+                            "(ulimit -n)"};
   }
   const auto same = std::count_if(guests_.begin(), guests_.end(), [&](const auto& visit) {
     return visit.second.guest.credentials.pid == credentials.pid;

@@ -8,6 +8,7 @@
 #include <array>
 #include <utility>
 
+#include "coordinator/process_setup.h"
 #include "coordinator/signals.h"
 #include "shm/control_channel.h"
 #include "shm/hello.h"
@@ -32,8 +33,11 @@ Server::Server(const Estate& estate, Roster roster, shm::OwnedFd channel, spdlog
       arbiter_(space_, shm::kNoSlot),
       janitor_(space_, arbiter_,
                {.surveyed = [this](const auto& occupied) { on_surveyed(occupied); },
-                .admitted = [this](std::uint64_t guest,
-                                   auto tenancy) { on_admitted(guest, tenancy); },
+                .admitted =
+                    [this](const Janitor::Applicant& applicant, auto tenancy) {
+                      applicant.spare ? on_spare_leased(applicant.guest, tenancy)
+                                      : on_admitted(applicant.guest, tenancy);
+                    },
                 .evicted = [this](shm::Tenancy tenancy) { on_evicted(tenancy); },
                 .idle = [this] { bell_.listen(); }}),
       census_(loop_, log, budget_,
@@ -43,7 +47,20 @@ Server::Server(const Estate& estate, Roster roster, shm::OwnedFd channel, spdlog
                      supervisor_.send(shm::Detached{member.entry.tenancy});
                    },
                .something_ended = [this] { janitor_.look(); },
-               .stuck = [this](std::uint64_t sequence) { fence_.report(sequence); }}),
+               .stuck = [this](std::uint64_t sequence) { fence_.report(sequence); },
+               .reserve =
+                   [this](const Member& member, shm::OwnedFd socket, bool copy) {
+                     on_reserve(member, std::move(socket), copy);
+                   },
+               .adopted =
+                   [this](const Member& member) {
+                     supervisor_.send(shm::Adopted{member.entry.tenancy, member.entry.pid,
+                                                   member.entry.start_time});
+                   },
+               .maps_us =
+                   [this](std::uint32_t pid) {
+                     return shm::maps_file(pid, estate_.segments.desks);
+                   }}),
       fence_(loop_, arbiter_, census_, log),
       supervisor_(loop_, std::move(channel), census_,
                   {.acknowledged = [this](const auto& message) { on_acknowledged(message); },
@@ -51,7 +68,8 @@ Server::Server(const Estate& estate, Roster roster, shm::OwnedFd channel, spdlog
       reception_(loop_, estate.listener.get(), shm::own_identity(), log, budget_,
                  {.worker =
                       [this](Reception::GuestId id, const Guest& guest) {
-                        janitor_.admit({id, guest.credentials.pid, guest.identity.start_time});
+                        janitor_.admit({id, guest.credentials.pid, guest.identity.start_time,
+                                        false, std::nullopt});
                       },
                   .observer = [this](const Guest& guest) { welcome_observer(guest); },
                   .stop_requested = [this](const Guest& guest) { on_stop_request(guest); }}),
@@ -156,7 +174,7 @@ void Server::on_surveyed(const std::vector<Janitor::Occupied>& occupied) {
     drop(tenancy);
   }
   supervisor_.send(shm::Ready{});
-  log_.info("serving {} with {} attached, {} MiB", estate_.options.name, census_.count(),
+  log_.info("serving {} with {} attached, {} MiB", estate_.options.name, census_.workers(),
             space_.capacity_bytes() >> 20);
 }
 
@@ -172,9 +190,9 @@ void Server::on_admitted(Reception::GuestId id, std::optional<shm::Tenancy> tena
   }
   if (!tenancy) {
     log_.warn("refused process {}: all {} slots are taken", guest->credentials.pid,
-              shm::kMaxSlots);
+              shm::kMaxWorkers);
     shm::send_control(guest->socket.get(),
-                      shm::Refusal{shm::Reason::kFull, "all " + std::to_string(shm::kMaxSlots) +
+                      shm::Refusal{shm::Reason::kFull, "all " + std::to_string(shm::kMaxWorkers) +
                                                            " slots of the coordinator are taken"});
     return;
   }
@@ -185,12 +203,45 @@ void Server::on_admitted(Reception::GuestId id, std::optional<shm::Tenancy> tena
   entry.control = std::move(guest->socket);
   entry.pidfd = std::move(guest->pidfd);
   used_ = true;
+  enter(std::move(entry));
+}
+
+// A spare slot takes the same way, with a socket instead of a guest. Where it ends, the socket is
+// closed: the worker sees that it has none.
+void Server::on_reserve(const Member& member, shm::OwnedFd socket, bool copy) {
+  if (short_of_descriptors(socket.get())) {
+    return;
+  }
+  Janitor::Applicant applicant;
+  applicant.guest = ++last_reservation_;
+  applicant.spare = true;
+  if (copy) {
+    applicant.copy_of = member.entry.tenancy;
+  }
+  reservations_.emplace(applicant.guest, std::move(socket));
+  janitor_.admit(applicant);
+}
+
+void Server::on_spare_leased(std::uint64_t reservation, std::optional<shm::Tenancy> tenancy) {
+  auto found = reservations_.extract(reservation);
+  if (!tenancy) {
+    return;
+  }
+  RosterEntry entry;
+  entry.tenancy = *tenancy;
+  entry.control = std::move(found.mapped());
+  entry.spare = true;
+  enter(std::move(entry));
+}
+
+void Server::enter(RosterEntry entry) {
   Member& member = census_.add(std::move(entry));
   if (supervisor_.alone()) {
     welcome(member);
     return;
   }
-  supervisor_.send(shm::Admitted{*tenancy, member.entry.pid, member.entry.start_time});
+  supervisor_.send(
+      shm::Admitted{member.entry.tenancy, member.entry.pid, member.entry.start_time});
 }
 
 void Server::on_acknowledged(const shm::Acknowledged& acknowledged) {
@@ -220,14 +271,19 @@ shm::Welcome Server::welcome_text(std::uint32_t slot) const {
 void Server::welcome(Member& member) {
   member.acknowledged = true;
   const shm::SegmentFds& segments = estate_.segments;
-  const shm::Sent sent = shm::send_control(
-      member.entry.control.get(), welcome_text(member.entry.tenancy.slot),
-      {segments.data_writable, segments.data_readable, segments.desks});
+  const int socket = member.entry.control.get();
+  const shm::Sent sent =
+      member.entry.spare
+          ? shm::send_control(socket, shm::Reserved{member.entry.tenancy})
+          : shm::send_control(socket, welcome_text(member.entry.tenancy.slot),
+                              {segments.data_writable, segments.data_readable, segments.desks});
   // If it has gone the census finds out.
   if (sent == shm::Sent::kYes) {
     member.entry.welcomed = true;
     supervisor_.send(shm::Welcomed{member.entry.tenancy});
-    log_.info("process {} has slot {}", member.entry.pid, member.entry.tenancy.slot);
+    if (!member.entry.spare) {
+      log_.info("process {} has slot {}", member.entry.pid, member.entry.tenancy.slot);
+    }
   }
 }
 
@@ -240,7 +296,10 @@ void Server::welcome_observer(const Guest& guest) {
 // ------------------------------------------------------------------------------------- leaving
 
 void Server::on_evicted(shm::Tenancy tenancy) {
-  log_.info("slot {} is free again", tenancy.slot);
+  const Member* member = census_.find(tenancy.slot);
+  if (member == nullptr || !member->entry.spare) {
+    log_.info("slot {} is free again", tenancy.slot);
+  }
   drop(tenancy);
 }
 
@@ -297,7 +356,8 @@ void Server::end_if_unused() {
   if (!estate_.options.embedded || lifeline_ || !expected || !janitor_.surveyed()) {
     return;
   }
-  if (!census_.empty() || !reception_.empty()) {
+  // Forked children that only hold views need nobody: what they see is theirs until they end.
+  if (census_.workers() > 0 || !reception_.empty()) {
     return;
   }
   // Whoever is in the queue now is served; whoever comes later finds the connection closed and

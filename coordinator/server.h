@@ -6,6 +6,7 @@
 #include <spdlog/logger.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,9 @@ class Server {
   void inherit(Roster roster);
   void on_surveyed(const std::vector<Janitor::Occupied>& occupied);
   void on_admitted(Reception::GuestId id, std::optional<shm::Tenancy> tenancy);
+  void on_reserve(const Member& member, shm::OwnedFd socket, bool copy);
+  void on_spare_leased(std::uint64_t reservation, std::optional<shm::Tenancy> tenancy);
+  void enter(RosterEntry entry);
   void on_acknowledged(const shm::Acknowledged& acknowledged);
   void on_evicted(shm::Tenancy tenancy);
   void on_supervisor_lost();
@@ -64,6 +68,8 @@ class Server {
   bool lifeline_ = false;         // its other end is still there
   bool used_ = false;             // somebody was admitted
   bool stopping_ = false;
+  std::map<std::uint64_t, shm::OwnedFd> reservations_;  // sockets of spare slots not yet leased
+  std::uint64_t last_reservation_ = 0;
 
   EventLoop loop_;
   shm::Space space_;

@@ -276,6 +276,12 @@ void Supervisor::on_message(shm::Received received) {
     if (RosterEntry* entry = find(detached->tenancy)) {
       entry->detached = true;
     }
+  } else if (const auto* adopted = std::get_if<shm::Adopted>(&received.message)) {
+    if (RosterEntry* entry = find(adopted->tenancy); entry != nullptr && entry->spare) {
+      entry->pid = adopted->pid;
+      entry->start_time = adopted->start_time;
+      entry->pidfd = std::move(received.fds.front());
+    }
   } else if (const auto* dropped = std::get_if<shm::Dropped>(&received.message)) {
     if (find(dropped->tenancy) != nullptr) {
       roster_[dropped->tenancy.slot].reset();
@@ -289,7 +295,10 @@ void Supervisor::enter(const shm::Admitted& admitted, std::vector<shm::OwnedFd> 
   entry.pid = admitted.pid;
   entry.start_time = admitted.start_time;
   entry.control = std::move(fds[0]);
-  entry.pidfd = std::move(fds[1]);
+  entry.spare = fds.size() == 1;
+  if (!entry.spare) {
+    entry.pidfd = std::move(fds[1]);
+  }
   roster_[admitted.tenancy.slot] = std::move(entry);
   shm::send_control(channel_.get(), shm::Acknowledged{admitted.tenancy, true});
 }

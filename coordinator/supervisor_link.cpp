@@ -47,7 +47,16 @@ void SupervisorLink::flush() {
         continue;
       }
       fds = {member->entry.control.get(), member->entry.pidfd.get()};
-      sent_along = fds;
+      // A spare slot comes without a process; that is told when it is adopted.
+      sent_along = std::span(fds).first(member->entry.spare ? 1u : 2u);
+    } else if (const auto* adopted = std::get_if<shm::Adopted>(&message)) {
+      const Member* member = census_.find(adopted->tenancy.slot);
+      if (member == nullptr || member->entry.tenancy != adopted->tenancy) {
+        outbox_.pop_front();
+        continue;
+      }
+      fds = {member->entry.pidfd.get()};
+      sent_along = std::span(fds).first(1u);
     }
     switch (shm::send_control(channel_.get(), message, sent_along)) {
       case shm::Sent::kYes:

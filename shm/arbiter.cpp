@@ -7,6 +7,7 @@
 #include "shm/commit.h"
 #include "shm/futex.h"
 #include "shm/lock.h"
+#include "shm/pins.h"
 #include "shm/reclaim.h"
 #include "shm/tables.h"
 
@@ -66,6 +67,9 @@ struct Arbiter::Impl {
   void answer(std::uint32_t other, Decision decision);
   void serve(std::uint32_t other);
   bool blocked_by_turn(std::uint32_t other);
+  std::optional<std::uint32_t> occupy(SlotState state, std::uint32_t most, std::uint32_t pid,
+                                      std::uint64_t start_time);
+  void clear_pins(std::uint32_t gone);
   bool sweep(std::uint32_t gone);
   void unlink_cells(std::uint64_t extent, std::uint8_t cell_class);
 
@@ -267,50 +271,94 @@ void Arbiter::reclaim_sometimes() {
 }
 
 std::optional<std::uint32_t> Arbiter::admit(std::uint32_t pid, std::uint64_t start_time) {
-  Header& header = impl_->space.writable();
-  for (std::uint32_t i = 0; i < kMaxSlots; ++i) {
-    SlotRecord& record = header.slots[i];
-    if (record.state.load(std::memory_order_relaxed) !=
-        static_cast<std::uint32_t>(SlotState::kFree)) {
-      continue;
+  return impl_->occupy(SlotState::kAdmitted, kMaxWorkers, pid, start_time);
+}
+
+std::optional<std::uint32_t> Arbiter::lease_spare() {
+  return impl_->occupy(SlotState::kSpare, kMaxSpares, 0, 0);
+}
+
+// The first free slot, unless `most` are spare, or are not, as `state` is.
+std::optional<std::uint32_t> Arbiter::Impl::occupy(SlotState state, std::uint32_t most,
+                                                   std::uint32_t pid, std::uint64_t start_time) {
+  Header& header = space.writable();
+  const std::uint32_t high =
+      std::min(header.slots_high.load(std::memory_order_relaxed), kMaxSlots);
+  std::uint32_t chosen = high;
+  std::uint32_t alike = 0;
+  for (std::uint32_t i = 0; i < high; ++i) {
+    const auto other =
+        static_cast<SlotState>(header.slots[i].state.load(std::memory_order_relaxed));
+    if (other == SlotState::kFree) {
+      chosen = std::min(chosen, i);
+    } else if ((other == SlotState::kSpare) == (state == SlotState::kSpare)) {
+      ++alike;
     }
-    Desk& desk = impl_->space.desk(i);
-    // Counters and label are the tenant's; the request word goes on from where it stands.
-    Counters& counters = desk.counters;
-    for (Word* word : {&counters.commits, &counters.read_only, &counters.conflicts,
-                       &counters.rollbacks, &counters.combined, &counters.payload_bytes,
-                       &counters.lock_waits, &counters.attached_at_ns}) {
-      word->store(0, std::memory_order_relaxed);
-    }
-    desk.pid.store(pid, std::memory_order_relaxed);
-    desk.start_time.store(start_time, std::memory_order_relaxed);
-    desk.sleeping.store(0, std::memory_order_relaxed);
-    if (i >= header.slots_high.load(std::memory_order_relaxed)) {
-      // Before the slot is anybody's: surveys and scans that come later cover it.
-      header.slots_high.store(i + 1, std::memory_order_seq_cst);
-    }
-    record.assigned.store(0, std::memory_order_release);
-    StepJournal& journal = impl_->tables.journal;
-    journal.begin(kNoVersion);
-    journal.set(record.pid, pid);
-    journal.set(record.admitted_sequence,
-                record.admitted_sequence.load(std::memory_order_relaxed) + 1);
-    journal.set(record.state, static_cast<std::uint32_t>(SlotState::kAdmitted));
-    journal.end();
-    return i;
   }
-  return std::nullopt;
+  if (alike >= most || chosen >= kMaxSlots) return std::nullopt;
+  SlotRecord& record = header.slots[chosen];
+  Desk& desk = space.desk(chosen);
+  // Counters and label are the tenant's; the request word goes on from where it stands.
+  Counters& counters = desk.counters;
+  for (Word* word :
+       {&counters.commits, &counters.read_only, &counters.conflicts, &counters.rollbacks,
+        &counters.combined, &counters.payload_bytes, &counters.lock_waits,
+        &counters.attached_at_ns}) {
+    word->store(0, std::memory_order_relaxed);
+  }
+  desk.pid.store(pid, std::memory_order_relaxed);
+  desk.start_time.store(start_time, std::memory_order_relaxed);
+  desk.sleeping.store(0, std::memory_order_relaxed);
+  if (chosen >= high) {
+    // Before the slot is anybody's: surveys and scans that come later cover it.
+    header.slots_high.store(chosen + 1, std::memory_order_seq_cst);
+  }
+  record.assigned.store(0, std::memory_order_release);
+  StepJournal& journal = tables.journal;
+  journal.begin(kNoVersion);
+  journal.set(record.pid, pid);
+  journal.set(record.admitted_sequence,
+              record.admitted_sequence.load(std::memory_order_relaxed) + 1);
+  journal.set(record.state, static_cast<std::uint32_t>(state));
+  journal.end();
+  return chosen;
+}
+
+bool Arbiter::copy_pins(std::uint32_t from, std::uint32_t to, std::uint64_t admission) {
+  if (from >= kMaxSlots || to >= kMaxSlots || from == to) return false;
+  const SlotRecord& record = impl_->space.header().slots[to];
+  if (record.state.load(std::memory_order_relaxed) !=
+          static_cast<std::uint32_t>(SlotState::kSpare) ||
+      record.admitted_sequence.load(std::memory_order_relaxed) != admission) {
+    return false;
+  }
+  theus::shm::copy_pins(impl_->space.desk(from), impl_->space.desk(to));
+  return true;
+}
+
+void Arbiter::Impl::clear_pins(std::uint32_t gone) {
+  Desk& desk = space.desk(gone);
+  const std::uint32_t pins = std::min(desk.pins_high.load(std::memory_order_acquire), kPinsPerDesk);
+  for (std::uint32_t i = 0; i < pins; ++i) desk.pins[i].store(0, std::memory_order_release);
+  const std::uint32_t blocks =
+      std::min(desk.block_pins_high.load(std::memory_order_acquire), kBlockPinsPerDesk);
+  for (std::uint32_t i = 0; i < blocks; ++i) {
+    desk.block_pins[i].store(0, std::memory_order_release);
+  }
 }
 
 bool Arbiter::evict(std::uint32_t gone) {
   if (gone >= kMaxSlots) return true;
   Header& header = impl_->space.writable();
   SlotRecord& record = header.slots[gone];
-  if (record.state.load(std::memory_order_relaxed) ==
-      static_cast<std::uint32_t>(SlotState::kFree)) {
+  const auto state = static_cast<SlotState>(record.state.load(std::memory_order_relaxed));
+  if (state == SlotState::kFree) return true;
+  // Every line may be repeated from the start by another process if we die.
+  if (state == SlotState::kSpare) {
+    impl_->clear_pins(gone);  // it never had anything else
+    record.state.store(static_cast<std::uint32_t>(SlotState::kFree), std::memory_order_release);
     return true;
   }
-  // Every line may be repeated from the start by another process if we die.
   if (impl_->waits(gone)) {
     const std::uint64_t version = impl_->committed_unanswered(gone);
     impl_->answer(gone, version != 0 ? Decision{Outcome::kCommitted, version}
@@ -320,14 +368,7 @@ bool Arbiter::evict(std::uint32_t gone) {
   if (header.turn_slot.load(std::memory_order_relaxed) == gone + 1) {
     header.turn_slot.store(0, std::memory_order_release);
   }
-  Desk& desk = impl_->space.desk(gone);
-  const std::uint32_t pins = std::min(desk.pins_high.load(std::memory_order_acquire), kPinsPerDesk);
-  for (std::uint32_t i = 0; i < pins; ++i) desk.pins[i].store(0, std::memory_order_release);
-  const std::uint32_t blocks =
-      std::min(desk.block_pins_high.load(std::memory_order_acquire), kBlockPinsPerDesk);
-  for (std::uint32_t i = 0; i < blocks; ++i) {
-    desk.block_pins[i].store(0, std::memory_order_release);
-  }
+  impl_->clear_pins(gone);
   for (std::uint32_t i = 0; i < kRecordsPerReclaim; ++i) {
     if (!impl_->committer.bury_nursery(gone)) break;
   }

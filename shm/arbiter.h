@@ -46,8 +46,13 @@ class Arbiter {
   void reclaim_sometimes();
   bool garbage() const;  // superseded versions or dead nodes exist
 
-  // A slot for a process that the caller has verified. nullopt: all kMaxSlots are taken.
+  // A slot for a process that the caller has verified. nullopt: kMaxWorkers have one.
   std::optional<std::uint32_t> admit(std::uint32_t pid, std::uint64_t start_time);
+  // A slot for the pins of a forked child. nullopt: kMaxSpares are leased.
+  std::optional<std::uint32_t> lease_spare();
+  // Gives spare slot `to`, if it is still in its tenancy `admission`, all pins of slot `from`, each
+  // at its own place. Two slots then keep the same alive, each until it releases it.
+  bool copy_pins(std::uint32_t from, std::uint32_t to, std::uint64_t admission);
 
   // One bounded piece of taking back what the process in `slot` had: answers or discards its
   // request first, then pins, then extents. The caller has made sure that the process is gone (or

@@ -23,7 +23,7 @@ struct Control {
 
     # coordinator -> supervisor
     ready @9 :Void;
-    admitted @10 :Member;      # with control socket and pidfd
+    admitted @10 :Member;      # with control socket and pidfd; a spare slot's without pidfd
     welcomed @11 :Tenancy;
     detached @12 :Tenancy;
     dropped @13 :Tenancy;
@@ -34,6 +34,17 @@ struct Control {
     # supervisor -> starter
     started @15 :Started;
     failed @16 :Refusal;
+
+    # worker -> coordinator: a spare slot for a child that it may fork. With one end of a socket
+    # pair, which is the slot's control socket. `true`: with the pins of the slot on whose socket
+    # this is said.
+    reserve @17 :Bool;
+    # coordinator -> worker, on the spare slot's socket
+    reserved @18 :Tenancy;
+    # forked child -> coordinator, on the spare slot's socket: with the child's pidfd
+    adopt @19 :Void;
+    # coordinator -> supervisor: with that pidfd
+    adopted @20 :Member;
   }
 
   struct Identity {

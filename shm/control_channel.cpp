@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <system_error>
 
 namespace theus::shm {
@@ -31,7 +32,11 @@ std::pair<std::size_t, std::size_t> fds_expected(const ControlMessage& message) 
     return {2, 3};
   }
   if (std::holds_alternative<Admitted>(message)) {
-    return {2, 2};
+    return {1, 2};
+  }
+  if (std::holds_alternative<Reserve>(message) || std::holds_alternative<Adopt>(message) ||
+      std::holds_alternative<Adopted>(message)) {
+    return {1, 1};
   }
   if (std::holds_alternative<Stopping>(message)) {
     return {1, 2};
@@ -100,12 +105,12 @@ std::uint64_t monotonic_ns() {
          static_cast<std::uint64_t>(now.tv_nsec);
 }
 
-Sent send_control(int socket, const ControlMessage& message, std::span<const int> fds) {
-  if (fds.size() > kControlFdsMax) {
-    throw std::system_error(E2BIG, std::generic_category(), "descriptors of a control message");
-  }
-  std::vector<std::byte> bytes = encode_control(message);
-  iovec content{bytes.data(), bytes.size()};
+namespace {
+
+// kYes, kFull and kGone as send_control() says; nullopt with errno for anything else.
+std::optional<Sent> transmit(int socket, std::span<const std::byte> message,
+                             std::span<const int> fds) noexcept {
+  iovec content{const_cast<std::byte*>(message.data()), message.size()};
   msghdr header{};
   header.msg_iov = &content;
   header.msg_iovlen = 1;
@@ -135,10 +140,29 @@ Sent send_control(int socket, const ControlMessage& message, std::span<const int
       case ENOTCONN:
         return Sent::kGone;
       default:
-        throw_errno("sendmsg on a control socket");
+        return std::nullopt;
     }
   }
   return Sent::kYes;
+}
+
+}  // namespace
+
+Sent send_control(int socket, const ControlMessage& message, std::span<const int> fds) {
+  if (fds.size() > kControlFdsMax) {
+    throw std::system_error(E2BIG, std::generic_category(), "descriptors of a control message");
+  }
+  const std::optional<Sent> sent = transmit(socket, encode_control(message), fds);
+  if (!sent) {
+    throw_errno("sendmsg on a control socket");
+  }
+  return *sent;
+}
+
+Sent send_encoded(int socket, std::span<const std::byte> message,
+                  std::span<const int> fds) noexcept {
+  return fds.size() > kControlFdsMax ? Sent::kGone
+                                     : transmit(socket, message, fds).value_or(Sent::kGone);
 }
 
 Received receive_control(int socket) {

@@ -7,6 +7,7 @@
 // different messages.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <span>
@@ -34,6 +35,11 @@ inline Sent send_control(int socket, const ControlMessage& message,
                          std::initializer_list<int> fds) {
   return send_control(socket, message, std::span<const int>(fds.begin(), fds.size()));
 }
+
+// The same for a message that encode_control() has made before: async-signal-safe. kGone for
+// whatever else the kernel says, too.
+Sent send_encoded(int socket, std::span<const std::byte> message,
+                  std::span<const int> fds) noexcept;
 
 struct Received {
   enum class What {

@@ -87,6 +87,15 @@ struct Writer {
     out.setSupervisorPid(started.supervisor_pid);
   }
   void operator()(const Failed& failed) { write(control.initFailed(), failed.refusal); }
+  void operator()(const Reserve& reserve) { control.setReserve(reserve.copy); }
+  void operator()(const Reserved& reserved) { write(control.initReserved(), reserved.tenancy); }
+  void operator()(const Adopt&) { control.setAdopt(); }
+  void operator()(const Adopted& adopted) {
+    auto out = control.initAdopted();
+    write(out.initTenancy(), adopted.tenancy);
+    out.setPid(adopted.pid);
+    out.setStartTime(adopted.start_time);
+  }
 };
 
 // ----------------------------------------------------------------------------- from the wire
@@ -181,6 +190,16 @@ ControlMessage read(wire::Control::Reader in) {
       return Started{in.getStarted().getCoordinatorPid(), in.getStarted().getSupervisorPid()};
     case wire::Control::FAILED:
       return Failed{read(in.getFailed())};
+    case wire::Control::RESERVE:
+      return Reserve{in.getReserve()};
+    case wire::Control::RESERVED:
+      return Reserved{read(in.getReserved())};
+    case wire::Control::ADOPT:
+      return Adopt{};
+    case wire::Control::ADOPTED: {
+      auto adopted = in.getAdopted();
+      return Adopted{read(adopted.getTenancy()), adopted.getPid(), adopted.getStartTime()};
+    }
   }
   throw Unacceptable("an unknown kind of message");
 }
@@ -227,7 +246,8 @@ const char* control_name(const ControlMessage& message) {
   static constexpr std::array<const char*, std::variant_size_v<ControlMessage>> kNames = {
       "hello", "confirm", "detach",   "stuck",    "stop",     "proceed",
       "welcome", "refusal", "stopping", "ready",  "admitted", "welcomed",
-      "detached", "dropped", "acknowledged", "started", "failed"};
+      "detached", "dropped", "acknowledged", "started", "failed", "reserve",
+      "reserved", "adopt",   "adopted"};
   return kNames[message.index()];
 }
 

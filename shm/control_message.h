@@ -99,10 +99,23 @@ struct Started {
 struct Failed {
   Refusal refusal;
 };
+struct Reserve {
+  bool copy = false;  // with the pins of the sender's slot
+};
+struct Reserved {
+  Tenancy tenancy;
+};
+struct Adopt {};
+struct Adopted {
+  Tenancy tenancy;
+  std::uint32_t pid = 0;
+  std::uint64_t start_time = 0;
+};
 
 using ControlMessage =
     std::variant<Hello, Confirm, Detach, Stuck, Stop, Proceed, Welcome, Refusal, Stopping, Ready,
-                 Admitted, Welcomed, Detached, Dropped, Acknowledged, Started, Failed>;
+                 Admitted, Welcomed, Detached, Dropped, Acknowledged, Started, Failed, Reserve,
+                 Reserved, Adopt, Adopted>;
 
 // The message as bytes, at most kControlBytesMax.
 std::vector<std::byte> encode_control(const ControlMessage& message);

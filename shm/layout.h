@@ -30,7 +30,9 @@ static_assert(sizeof(Word) == 8 && sizeof(HalfWord) == 4);
 inline constexpr std::uint64_t kMagic = 0x31307375'65687401ull;
 inline constexpr std::uint64_t kExtentBytes = 64 * 1024;
 inline constexpr std::uint64_t kPageBytes = 4096;
-inline constexpr std::uint32_t kMaxSlots = 1024;
+inline constexpr std::uint32_t kMaxWorkers = 1024;
+inline constexpr std::uint32_t kMaxSpares = 1024;  // slots that hold pins only (SlotState::kSpare)
+inline constexpr std::uint32_t kMaxSlots = kMaxWorkers + kMaxSpares;
 inline constexpr std::uint64_t kMinCapacityBytes = 16ull << 20;
 inline constexpr std::uint64_t kMaxCapacityBytes = 64ull << 30;  // 2^32 units of 16 bytes
 inline constexpr std::uint16_t kNoSlot = 0xFFFF;
@@ -163,7 +165,9 @@ enum class ExtentKind : std::uint8_t {
 
 // ---------------------------------------------------------------------------------- slots
 
-enum class SlotState : std::uint32_t { kFree = 0, kAdmitted = 1, kLeaving = 2 };
+// kSpare: leased in advance for a child that a worker may fork, then that child's. It holds the
+// pins of what the child inherits and never submits anything, so it is no worker's.
+enum class SlotState : std::uint32_t { kFree = 0, kAdmitted = 1, kLeaving = 2, kSpare = 3 };
 
 // What an answer says. kNone: never answered.
 enum class Outcome : std::uint8_t {

@@ -35,6 +35,32 @@ void Pins::release(std::uint32_t pin) {
   next_ = pin;
 }
 
+namespace {
+
+// The words that neither side has ever used are left alone: their pages may not exist yet.
+void copy_words(const Word* from, std::uint32_t count, Word* to, HalfWord* high,
+                std::uint32_t most) {
+  const std::uint32_t before = std::min(high->load(std::memory_order_relaxed), most);
+  count = std::min(count, most);
+  // Before the first pin beyond it. Nobody scans now; who does later reads it after taking the lock.
+  if (count > before) high->store(count, std::memory_order_seq_cst);
+  for (std::uint32_t i = 0; i < std::max(count, before); ++i) {
+    to[i].store(i < count ? from[i].load(std::memory_order_acquire) : 0,
+                std::memory_order_release);
+  }
+}
+
+}  // namespace
+
+// Whoever reads these stores: scans, under the lock, and eviction. A death in the middle leaves
+// pins of a slot whose socket comes to its end: evicted.
+void copy_pins(const Desk& from, Desk& to) {
+  copy_words(from.pins, from.pins_high.load(std::memory_order_acquire), to.pins, &to.pins_high,
+             kPinsPerDesk);
+  copy_words(from.block_pins, from.block_pins_high.load(std::memory_order_acquire), to.block_pins,
+             &to.block_pins_high, kBlockPinsPerDesk);
+}
+
 void PinScan::scan(const Space& space) {
   Header& header = space.writable();
   clock_ = header.clock.load(std::memory_order_acquire);

@@ -9,7 +9,8 @@
 // later, but never for what died above its clock. (tests/model/pin_reclaim.pml)
 //
 // A held view sets its block pin while its snapshot pin still stands; scans read snapshot pins
-// first, then block pins. A pin is never moved from one place to another.
+// first, then block pins. A pin is never moved from one place to another. Copied it is at a fork
+// only (copy_pins), under the lock, which scans hold, too: a scan sees the one, or both.
 #pragma once
 
 #include <array>
@@ -28,11 +29,19 @@ class Pins {
   bool take(std::uint32_t* pin, std::uint64_t* version);
   void release(std::uint32_t pin);  // release store: everything read under it is over
 
+  // In a forked child: the pins are those of another slot from now on, into which they have been
+  // copied. Async-signal-safe.
+  void inherit(std::uint32_t slot) { desk_ = &space_.desk(slot); }
+
  private:
   const Space& space_;
   Desk* desk_;
   std::uint32_t next_ = 0;  // where to look for a free pin first
 };
+
+// Lock held; `to` is nobody's yet. Whoever copies has to hold the pins still meanwhile: what it sets
+// or clears after its words were read is not in the copy.
+void copy_pins(const Desk& from, Desk& to);
 
 // Reclaimer's side: lock held. What a scan of all pins has found.
 class PinScan {

@@ -3,12 +3,15 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <fstream>
+#include <string>
 #include <string_view>
 #include <system_error>
 
@@ -106,6 +109,29 @@ std::optional<char> thread_state(std::uint32_t pid, std::uint32_t thread_id) {
   constexpr int kState = 3;
   const std::string_view state = stat_field(file.text(), kState);
   return state.empty() ? std::nullopt : std::optional(state.front());
+}
+
+std::optional<bool> maps_file(std::uint32_t pid, int fd) {
+  struct stat wanted {};
+  std::ifstream maps("/proc/" + std::to_string(pid) + "/maps");
+  if (!maps || ::fstat(fd, &wanted) != 0) {
+    return std::nullopt;
+  }
+  // address permissions offset major:minor inode name
+  std::string line;
+  bool any = false;
+  while (std::getline(maps, line)) {
+    any = true;
+    unsigned device_major = 0, device_minor = 0;
+    unsigned long long inode = 0;
+    if (std::sscanf(line.c_str(), "%*s %*s %*s %x:%x %llu", &device_major, &device_minor,
+                    &inode) == 3 &&
+        inode == wanted.st_ino && makedev(device_major, device_minor) == wanted.st_dev) {
+      return true;
+    }
+  }
+  // A process that is on its way out has none; every other has some.
+  return any ? std::optional(false) : std::nullopt;
 }
 
 std::uint64_t pid_namespace() {

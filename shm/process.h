@@ -29,6 +29,10 @@ std::optional<std::uint64_t> start_time(std::uint32_t pid);
 // 't' traced, ...). nullopt: that process has no such thread.
 std::optional<char> thread_state(std::uint32_t pid, std::uint32_t thread_id);
 
+// Whether the process has the file behind `fd` mapped. nullopt: it cannot be told (its memory is
+// closed to us, or it is gone).
+std::optional<bool> maps_file(std::uint32_t pid, int fd);
+
 // Inode of this process's PID namespace. Thread ids in the arbitration lock mean something only to
 // processes within one. Throws std::system_error.
 std::uint64_t pid_namespace();

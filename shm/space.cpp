@@ -1,23 +1,23 @@
 #include "shm/space.h"
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <boost/interprocess/mapped_region.hpp>
 #include <cerrno>
 #include <csignal>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
 
+#include "shm/fork.h"
 #include "shm/memory_limit.h"
 #include "shm/stamp.h"
 
@@ -64,50 +64,36 @@ std::byte* reserve_hidden(std::uint64_t bytes) {
   return static_cast<std::byte*>(got);
 }
 
-// The writable aliases of this process, so that a forked child can close the holes they leave. A
-// fixed table of atomics: the handler in the child may neither lock nor allocate.
-constexpr std::size_t kMaxHoles = 64;
-struct Hole {
-  std::atomic<std::byte*> address{nullptr};
-  std::atomic<std::uint64_t> bytes{0};
-};
-std::array<Hole, kMaxHoles> holes;
-
-void close_holes_in_child() {
-  for (Hole& hole : holes) {
-    std::byte* address = hole.address.load(std::memory_order_acquire);
-    if (address == nullptr) continue;
+// The hole that the writable alias leaves in a forked child: closed there, or a later mmap lands in
+// it and stale writes corrupt the child.
+class Hole final : public ForkParticipant {
+ public:
+  // Maps `fd` at `address`, hidden from children from the first moment. Throws std::system_error.
+  void open(std::byte* address, std::uint64_t bytes, int fd) {
+    ForkLock lock;
+    if (mmap(address, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
+        MAP_FAILED) {
+      fail("mapping the data segment");
+    }
+    if (madvise(address, bytes, MADV_DONTFORK) != 0) fail("madvise(MADV_DONTFORK)");
+    address_ = address;
+    bytes_ = bytes;
+    lock.add(*this);
+  }
+  ~Hole() {
+    if (address_ != nullptr) ForkLock().remove(*this);
+  }
+  void after_fork_in_child() noexcept override {
     // Failing is harmless for us (something is mapped there already) and cannot be reported here.
-    static_cast<void>(mmap(address, hole.bytes.load(std::memory_order_relaxed), PROT_NONE,
+    static_cast<void>(mmap(address_, bytes_, PROT_NONE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
                            0));
   }
-}
 
-// False: the table is full; then the alias is not hidden from children (they inherit the guard).
-bool register_hole(std::byte* address, std::uint64_t bytes) {
-  static const int registered = pthread_atfork(nullptr, nullptr, close_holes_in_child);
-  if (registered != 0) return false;
-  for (Hole& hole : holes) {
-    std::uint64_t expected = 0;
-    // The size is what reserves the entry; the address comes last and makes it count.
-    if (hole.bytes.compare_exchange_strong(expected, bytes, std::memory_order_acq_rel)) {
-      hole.address.store(address, std::memory_order_release);
-      return true;
-    }
-  }
-  return false;
-}
-
-void forget_hole(std::byte* address) {
-  for (Hole& hole : holes) {
-    std::byte* expected = address;
-    if (hole.address.compare_exchange_strong(expected, nullptr, std::memory_order_acq_rel)) {
-      hole.bytes.store(0, std::memory_order_release);
-      return;
-    }
-  }
-}
+ private:
+  std::byte* address_ = nullptr;
+  std::uint64_t bytes_ = 0;
+};
 
 }  // namespace
 
@@ -134,6 +120,15 @@ struct Space::Mappings {
   ipc::mapped_region desks;
   std::byte* reserve = nullptr;  // guard, writable alias, guard: unmapped in one piece
   std::uint64_t reserve_bytes = 0;
+  std::optional<Hole> hole;
+
+  Mappings() = default;
+  Mappings(const Mappings&) = delete;
+  Mappings& operator=(const Mappings&) = delete;
+  ~Mappings() {
+    hole.reset();
+    if (reserve != nullptr) munmap(reserve, reserve_bytes);
+  }
 };
 
 Space::Space(const SegmentFds& fds, Access access)
@@ -161,12 +156,8 @@ Space::Space(const SegmentFds& fds, Access access)
       mappings_->reserve_bytes = capacity_ + 2 * kExtentBytes;
       mappings_->reserve = reserve_hidden(mappings_->reserve_bytes);
       std::byte* inside = mappings_->reserve + kExtentBytes;
-      if (mmap(inside, capacity_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-               fds.data_writable, 0) == MAP_FAILED) {
-        fail("mapping the data segment");
-      }
+      mappings_->hole.emplace().open(inside, capacity_, fds.data_writable);
       writable_ = inside;
-      if (register_hole(inside, capacity_)) madvise(inside, capacity_, MADV_DONTFORK);
     }
   } catch (const ipc::interprocess_exception& error) {
     throw std::runtime_error(std::string("mapping the shared state: ") + error.what());
@@ -185,12 +176,10 @@ Space::Space(const SegmentFds& fds, Access access)
   }
 }
 
-Space::~Space() {
-  if (mappings_->reserve != nullptr) {
-    forget_hole(writable_);
-    munmap(mappings_->reserve, mappings_->reserve_bytes);
-  }
-  close_quietly(backing_fd_);
+Space::~Space() { close_quietly(backing_fd_); }
+
+void Space::forbid_reading() const noexcept {
+  static_cast<void>(mprotect(readable_, capacity_, PROT_NONE));
 }
 
 Desk& Space::desk(std::uint32_t slot) const {

@@ -84,6 +84,9 @@ class Space {
 
   Access access() const { return access_; }
 
+  // For a forked child whose inherited views nothing protects: from now on a look at the data is a
+  // SIGSEGV instead of silently something else. Async-signal-safe.
+  void forbid_reading() const noexcept;
 
  private:
   struct Mappings;

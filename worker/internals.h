@@ -7,23 +7,31 @@
 
 #include "shm/arbiter.h"
 #include "shm/pins.h"
+#include "worker/inheritance.h"
 #include "worker/session.h"
 #include "worker/stock.h"
 
 namespace theus::worker {
 
-// A word that reads 1 in the process that made it and 0 in every child forked from it.
+// A word that reads 1 in the process that made it and 0 in every child forked from it, until the
+// child says that what it inherits is pinned by a slot of its own.
 class ForkGuard {
  public:
   ForkGuard();
   ~ForkGuard();
   ForkGuard(const ForkGuard&) = delete;
   ForkGuard& operator=(const ForkGuard&) = delete;
-  bool forked() const { return *word_ == 0; }
+  bool forked() const { return *word_ != kOwn; }
+  bool keeps_views() const { return *word_ != 0; }
+  void become_heir() { *word_ = kHeir; }
 
  private:
+  static constexpr std::uint32_t kOwn = 1, kHeir = 2;
   volatile std::uint32_t* word_;
 };
+
+// Whose pin it is: a child inherits its parent's snapshots, and not its transactions.
+enum class PinUser : std::uint8_t { kTransaction, kSnapshot };
 
 struct Session::Internals {
   Internals(Attachment made, std::shared_ptr<const shm::Space> mapped);
@@ -33,9 +41,10 @@ struct Session::Internals {
   struct SharedPin {
     std::uint64_t version = 0;
     std::uint32_t users = 0;
+    std::uint32_t snapshots = 0;  // among them
   };
-  std::uint32_t take_pin(std::uint64_t* version);  // throws Error: none left
-  void release_pin(std::uint32_t pin);
+  std::uint32_t take_pin(std::uint64_t* version, PinUser user);  // throws Error: none left
+  void release_pin(std::uint32_t pin, PinUser user);
 
   // Takes the arbitration lock, however long it takes a stuck owner to be removed. Throws
   // CoordinatorLost if nobody removes it.
@@ -60,6 +69,7 @@ struct Session::Internals {
   // The slot may be somebody else's, or a submission may still be decided: nothing shared may be
   // touched any more; eviction takes everything back.
   bool lost = false;
+  Inheritance inheritance;
 };
 
 }  // namespace theus::worker

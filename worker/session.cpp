@@ -1,12 +1,8 @@
 #include "worker/session.h"
 
-#include <fcntl.h>
-#include <pthread.h>
 #include <sys/mman.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -25,44 +21,6 @@ constexpr std::uint64_t kLockPatienceNs = 10'000'000;
 // removes it.
 constexpr int kLockTries = 3000;
 constexpr int kTriesBeforeReport = 3;
-
-// Control sockets of this process. A forked child must not keep them: the coordinator learns from
-// their end of file that a process is gone. The child puts something inert in their place (the
-// numbers stay taken, for they will be closed again); its handler may neither lock nor allocate.
-constexpr std::size_t kMaxControlSockets = 64;
-std::array<std::atomic<int>, kMaxControlSockets> control_sockets{};  // descriptor + 1
-
-void let_go_of_control_sockets_in_child() {
-  for (std::atomic<int>& each : control_sockets) {
-    const int fd = each.load(std::memory_order_relaxed) - 1;
-    if (fd < 0) continue;
-    const int inert = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (inert >= 0) {
-      dup3(inert, fd, O_CLOEXEC);
-      close(inert);
-    } else {
-      close(fd);
-    }
-    each.store(0, std::memory_order_relaxed);
-  }
-}
-
-void remember_control_socket(int fd) {
-  static const int registered =
-      pthread_atfork(nullptr, nullptr, let_go_of_control_sockets_in_child);
-  if (registered != 0 || fd < 0) return;
-  for (std::atomic<int>& each : control_sockets) {
-    int expected = 0;
-    if (each.compare_exchange_strong(expected, fd + 1)) return;
-  }
-}
-
-void forget_control_socket(int fd) {
-  for (std::atomic<int>& each : control_sockets) {
-    int expected = fd + 1;
-    if (each.compare_exchange_strong(expected, 0)) return;
-  }
-}
 
 std::uint64_t monotonic_ns() {
   timespec now{};
@@ -83,7 +41,7 @@ ForkGuard::ForkGuard() {
     throw std::system_error(error, std::generic_category(), "madvise(MADV_WIPEONFORK)");
   }
   word_ = static_cast<volatile std::uint32_t*>(page);
-  *word_ = 1;
+  *word_ = kOwn;
 }
 
 ForkGuard::~ForkGuard() {
@@ -100,7 +58,8 @@ Session::Internals::Internals(Attachment made, std::shared_ptr<const shm::Space>
       desk(&space.desk(attachment.slot)),
       stock(space, arbiter, [this] { lock(); }),
       shared_pins(shm::kPinsPerDesk),
-      sequence(desk->request.load(std::memory_order_relaxed)) {
+      sequence(desk->request.load(std::memory_order_relaxed)),
+      inheritance(*this) {
   // The mappings stay; the descriptors would only be inherited by whoever execs.
   attachment.segments = shm::SegmentFds();
   // A predecessor that died in the middle may have left words here; a Cap'n Proto builder wants
@@ -108,25 +67,16 @@ Session::Internals::Internals(Attachment made, std::shared_ptr<const shm::Space>
   if (slot_record->admitted_sequence.load(std::memory_order_relaxed) > 1) {
     std::memset(desk->submission, 0, shm::kSubmissionBytes);
   }
-  remember_control_socket(attachment.control_fd);
   desk->counters.attached_at_ns.store(monotonic_ns(), std::memory_order_relaxed);
+  inheritance.begin();
 }
 
 Session::Internals::~Internals() {
-  if (fork_guard.forked()) {
-    // The slot is the parent's. Nothing here may touch shared memory (the writable mapping is not
-    // even there); the inherited descriptor is only ours to close.
-    if (attachment.control_fd >= 0) close(attachment.control_fd);
-    return;
-  }
-  if (attachment.control_fd >= 0) {
-    forget_control_socket(attachment.control_fd);
-    announce_detach(attachment.control_fd);
-    close(attachment.control_fd);
-    return;
-  }
-  if (lost) return;
-  // Without a coordinator (tests) the slot is given back here.
+  // In a child: only what it has inherited is its own to give back.
+  const bool without_coordinator = attachment.control_fd < 0;
+  inheritance.end();
+  if (!without_coordinator || lost || fork_guard.forked()) return;
+  // Tests without a coordinator: the slot is given back here.
   for (bool done = false; !done;) {
     lock();
     done = arbiter.evict(attachment.slot);
@@ -134,15 +84,17 @@ Session::Internals::~Internals() {
   }
 }
 
-std::uint32_t Session::Internals::take_pin(std::uint64_t* version) {
+std::uint32_t Session::Internals::take_pin(std::uint64_t* version, PinUser user) {
   if (lost) {
     throw CoordinatorLost("this process has lost its place in '" + attachment.name +
                           "'; attach again");
   }
+  const std::uint32_t snapshots = user == PinUser::kSnapshot ? 1 : 0;
   SharedPin& newest = shared_pins[newest_pin];
   if (newest.users > 0 &&
       newest.version == space.header().clock.load(std::memory_order_acquire)) {
     ++newest.users;
+    newest.snapshots += snapshots;
     *version = newest.version;
     return newest_pin;
   }
@@ -152,13 +104,14 @@ std::uint32_t Session::Internals::take_pin(std::uint64_t* version) {
                 " different versions open at once, which is the most it can; close snapshots and "
                 "State objects that are no longer needed");
   }
-  shared_pins[pin] = {*version, 1};
+  shared_pins[pin] = {*version, 1, snapshots};
   newest_pin = pin;
   return pin;
 }
 
-void Session::Internals::release_pin(std::uint32_t pin) {
+void Session::Internals::release_pin(std::uint32_t pin, PinUser user) {
   if (lost) return;
+  if (user == PinUser::kSnapshot) --shared_pins[pin].snapshots;
   if (--shared_pins[pin].users == 0) pins.release(pin);
 }
 
@@ -202,6 +155,7 @@ std::uint32_t Session::coordinator_pid() const {
 }
 std::uint32_t Session::supervisor_pid() const { return internals_->attachment.supervisor_pid; }
 bool Session::forked() const { return internals_->fork_guard.forked(); }
+bool Session::keeps_views() const { return internals_->fork_guard.keeps_views(); }
 const shm::Space& Session::space() const { return internals_->space; }
 
 bool Session::claim_turn(std::uint64_t nanoseconds) {
@@ -214,7 +168,7 @@ bool Session::claim_turn(std::uint64_t nanoseconds) {
 
 std::uint32_t Session::pin_block(std::uint64_t block) {
   Internals& in = *internals_;
-  if (in.fork_guard.forked()) {
+  if (!in.fork_guard.keeps_views()) {
     throw Error("this session belongs to the parent process; attach again after fork");
   }
   const std::lock_guard<std::mutex> guard(in.block_pin_mutex);
@@ -239,7 +193,7 @@ std::uint32_t Session::pin_block(std::uint64_t block) {
 
 void Session::unpin_block(std::uint32_t handle) {
   Internals& in = *internals_;
-  if (in.fork_guard.forked() || in.lost) return;  // the pin is somebody else's
+  if (!in.fork_guard.keeps_views() || in.lost) return;  // the pin is somebody else's
   const std::lock_guard<std::mutex> guard(in.block_pin_mutex);
   in.desk->block_pins[handle].store(0, std::memory_order_release);
   in.free_block_pins.push_back(handle);

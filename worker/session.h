@@ -41,7 +41,8 @@ struct Attachment {
 };
 
 // Thread safety: calls must be serialized by the caller (see transaction.h), except pin_block,
-// unpin_block, which may be called from any thread at any time.
+// unpin_block, which may be called from any thread at any time. fork() counts as a call: snapshots
+// that another thread opens or closes meanwhile may not be pinned in the child.
 class Session {
  public:
   explicit Session(Attachment attachment);
@@ -58,7 +59,11 @@ class Session {
   std::uint32_t slot() const;
   std::uint32_t coordinator_pid() const;  // as of now (it may have been restarted)
   std::uint32_t supervisor_pid() const;
-  bool forked() const;  // true in a child of the process that attached; then unusable
+  bool forked() const;  // true in a child of the process that attached; then only for reading:
+  // True in the process that attached, and in a forked child whose inherited snapshots and block
+  // pins are its own: these may be read and released there, and blocks be pinned. Otherwise the
+  // child's mapping is closed (unless it was made without fork handlers) and releasing does nothing.
+  bool keeps_views() const;
   const shm::Space& space() const;
 
   // Asks that no other process commits before this one's next commit, for at most `nanoseconds`:

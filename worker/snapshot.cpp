@@ -8,7 +8,7 @@ Snapshot::Snapshot(Session& session) : session_(&session) {
   if (session.forked()) {
     throw Error("this session belongs to the parent process; attach again after fork");
   }
-  pin_ = session.internals().take_pin(&version_);
+  pin_ = session.internals().take_pin(&version_, PinUser::kSnapshot);
   open_ = true;
 }
 
@@ -17,7 +17,7 @@ Snapshot::~Snapshot() { close(); }
 void Snapshot::close() {
   if (!open_) return;
   open_ = false;
-  if (!session_->forked()) session_->internals().release_pin(pin_);
+  if (session_->keeps_views()) session_->internals().release_pin(pin_, PinUser::kSnapshot);
 }
 
 namespace {

@@ -197,7 +197,7 @@ void Transaction::State::put_raw(Entry* entry, Value::Kind kind, std::string_vie
 // eviction finds what was not given back.
 void Transaction::State::give_back() {
   try {
-    in.release_pin(pin);
+    in.release_pin(pin, PinUser::kTransaction);
     while (prelinked && !in.lost) {
       in.lock();
       for (int i = 0; prelinked && i < kBuriedAtOnce; ++i) {
@@ -253,7 +253,7 @@ void Transaction::begin(Isolation isolation) {
   s.mappings.clear();
   s.writes = 0;
   s.reordered = false;
-  s.pin = s.in.take_pin(&s.version);
+  s.pin = s.in.take_pin(&s.version, PinUser::kTransaction);
   s.isolation = isolation;
   s.hash_seed = s.in.space.header().hash_seed.load(std::memory_order_relaxed);
   s.root = s.new_mapping(nullptr, s.in.space.header().root.load(std::memory_order_relaxed));

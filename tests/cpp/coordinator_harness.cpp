@@ -270,8 +270,17 @@ shm::Admission CoordinatorTest::observe(const std::string& name) {
 std::uint32_t CoordinatorTest::slots_in_use(const shm::Space& space) {
   std::uint32_t count = 0;
   for (const shm::SlotRecord& slot : space.header().slots) {
-    count += slot.state.load(std::memory_order_acquire) !=
-             static_cast<std::uint32_t>(shm::SlotState::kFree);
+    const auto state = static_cast<shm::SlotState>(slot.state.load(std::memory_order_acquire));
+    count += state != shm::SlotState::kFree && state != shm::SlotState::kSpare;
+  }
+  return count;
+}
+
+std::uint32_t CoordinatorTest::spares_in_use(const shm::Space& space) {
+  std::uint32_t count = 0;
+  for (const shm::SlotRecord& slot : space.header().slots) {
+    count += slot.state.load(std::memory_order_acquire) ==
+             static_cast<std::uint32_t>(shm::SlotState::kSpare);
   }
   return count;
 }

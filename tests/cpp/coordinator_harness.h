@@ -80,8 +80,9 @@ class CoordinatorTest : public ::testing::Test {
   std::string log_text() const;
 
   shm::Admission observe(const std::string& name);
-  // Admitted slots, as the shared memory says.
+  // Slots of workers, as the shared memory says; and of forked children, or kept for such.
   static std::uint32_t slots_in_use(const shm::Space& space);
+  static std::uint32_t spares_in_use(const shm::Space& space);
 
   std::string base_;
   std::string directory_;
