@@ -171,12 +171,12 @@ Space::Space(const SegmentFds& fds, Access access)
     throw std::runtime_error(text.str());
   }
   if (!observer) {
-    backing_fd_ = fcntl(fds.data_writable, F_DUPFD_CLOEXEC, 3);
-    if (backing_fd_ < 0) fail("keeping the segment's descriptor");
+    backing_ = KnownFd(OwnedFd(fcntl(fds.data_writable, F_DUPFD_CLOEXEC, 3)));
+    if (backing_.get() < 0) fail("keeping the segment's descriptor");
   }
 }
 
-Space::~Space() { close_quietly(backing_fd_); }
+Space::~Space() = default;
 
 void Space::forbid_reading() const noexcept {
   static_cast<void>(mprotect(readable_, capacity_, PROT_NONE));
@@ -203,10 +203,11 @@ bool Space::back(std::uint64_t offset, std::uint64_t size, std::string* why) con
   sigemptyset(&blocked);
   sigaddset(&blocked, SIGXFSZ);
   pthread_sigmask(SIG_BLOCK, &blocked, &before);
+  const int fd = backing_.get();
   int error = 0;
   for (std::uint64_t done = 0; done < size && error == 0;) {
     const std::uint64_t step = std::min(size - done, kBackingStepBytes);
-    if (fallocate(backing_fd_, 0, static_cast<off_t>(offset + done), static_cast<off_t>(step)) ==
+    if (fallocate(fd, 0, static_cast<off_t>(offset + done), static_cast<off_t>(step)) ==
         0) {
       done += step;
     } else if (errno != EINTR) {
@@ -228,7 +229,7 @@ void Space::punch(std::uint64_t offset, std::uint64_t size) const {
   const std::uint64_t end = (offset + size) / kPageBytes * kPageBytes;
   if (end <= first) return;
   // A hole that cannot be punched only keeps memory that is free anyway: nothing to report.
-  static_cast<void>(fallocate(backing_fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+  static_cast<void>(fallocate(backing_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                               static_cast<off_t>(first), static_cast<off_t>(end - first)));
 }
 

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "shm/known_fd.h"
 #include "shm/layout.h"
 
 namespace theus::shm {
@@ -95,7 +96,7 @@ class Space {
   std::byte* writable_ = nullptr;
   std::byte* desks_ = nullptr;
   std::uint64_t capacity_ = 0;
-  int backing_fd_ = -1;
+  KnownFd backing_;  // to allocate memory with
   Access access_;
 };
 

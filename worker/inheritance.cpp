@@ -20,6 +20,7 @@ constexpr int kAsksMax = 3;
 }  // namespace
 
 void Inheritance::begin() {
+  control_ = shm::KnownFd(shm::OwnedFd(in_.attachment.control_fd));
   adopt_ = shm::encode_control(shm::Adopt{});
   shm::ForkLock lock;
   lock.add(*this);
@@ -31,10 +32,9 @@ void Inheritance::end() {
   shm::ForkLock lock;
   lock.remove(*this);
   socket_.reset();
-  const int control = std::exchange(in_.attachment.control_fd, -1);
-  if (control < 0) return;
-  announce_detach(control);
-  close(control);
+  if (control_.get() >= 0) announce_detach(control_.get());
+  control_.reset();
+  in_.attachment.control_fd = -1;
 }
 
 // Forked children of children: a process that keeps no views has nothing to hand on.
@@ -51,24 +51,25 @@ bool Inheritance::anything_pinned() const {
 bool Inheritance::ask(bool copy) {
   spare_.reset();
   socket_.reset();
-  if (in_.attachment.control_fd < 0) return false;
+  if (control_.get() < 0) return false;
   try {
     auto [ours, theirs] = shm::make_control_pair();
-    if (shm::send_control(in_.attachment.control_fd, shm::Reserve{copy}, {theirs.get()}) ==
+    if (shm::send_control(control_.get(), shm::Reserve{copy}, {theirs.get()}) ==
         shm::Sent::kYes) {
-      socket_ = std::move(ours);
+      socket_ = shm::KnownFd(std::move(ours));
     }
   } catch (const std::exception&) {
     // Out of memory or descriptors: asked for again at the next fork.
   }
-  return static_cast<bool>(socket_);
+  return socket_.get() >= 0;
 }
 
 // True once a spare slot is ours.
 bool Inheritance::obtain(bool copy) {
   const std::uint64_t deadline_ns = shm::monotonic_ns() + kPatienceNs;
+  if (socket_.get() < 0) spare_.reset();
   for (int asks = 0; !spare_ && asks < kAsksMax; ++asks) {
-    if (!socket_ && !ask(copy)) return false;
+    if (socket_.get() < 0 && !ask(copy)) return false;
     const shm::Received received = shm::await_control(socket_.get(), deadline_ns);
     if (received.what == shm::Received::What::kNothing) return false;  // perhaps next time
     const auto* reserved = std::get_if<shm::Reserved>(&received.message);
@@ -113,7 +114,7 @@ void Inheritance::after_fork_in_parent() noexcept {
   // The child's, or, where there is no child, nobody's: then its socket is at end of file now. A
   // copy that came too late is outdated.
   if (filled_ || heir) socket_.reset();
-  if (!socket_) {
+  if (socket_.get() < 0) {
     spare_.reset();
     if (!heir) ask(/*copy=*/false);
   }
@@ -122,7 +123,8 @@ void Inheritance::after_fork_in_parent() noexcept {
 
 void Inheritance::after_fork_in_child() noexcept {
   // The coordinator learns from its end of file that the parent is gone.
-  if (in_.attachment.control_fd >= 0) close(std::exchange(in_.attachment.control_fd, -1));
+  control_.reset();
+  in_.attachment.control_fd = -1;
   if (filled_) {
     become_heir();
   } else {
@@ -136,7 +138,8 @@ void Inheritance::after_fork_in_child() noexcept {
 
 // From here on the session is the child's as far as pins go: slot, desk, control socket.
 void Inheritance::become_heir() noexcept {
-  in_.attachment.control_fd = socket_.release();
+  control_ = std::move(socket_);
+  in_.attachment.control_fd = control_.get();
   in_.attachment.slot = spare_->slot;
   in_.desk = &in_.space.desk(spare_->slot);
   in_.pins.inherit(spare_->slot);
@@ -150,7 +153,7 @@ void Inheritance::become_heir() noexcept {
   // Without this (no descriptor left, say) the slot lives by the socket alone.
   const auto pidfd = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0u));
   if (pidfd < 0) return;
-  shm::send_encoded(in_.attachment.control_fd, adopt_, std::span<const int>(&pidfd, 1));
+  shm::send_encoded(control_.get(), adopt_, std::span<const int>(&pidfd, 1));
   close(pidfd);
 }
 

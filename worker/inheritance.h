@@ -22,7 +22,7 @@
 
 #include "shm/control_message.h"
 #include "shm/fork.h"
-#include "shm/owned_fd.h"
+#include "shm/known_fd.h"
 #include "worker/session.h"
 
 namespace theus::worker {
@@ -49,7 +49,8 @@ class Inheritance final : public shm::ForkParticipant {
   void become_heir() noexcept;
 
   Session::Internals& in_;
-  shm::OwnedFd socket_;                // of the spare slot; none: none has been asked for
+  shm::KnownFd control_;               // of the slot
+  shm::KnownFd socket_;                // of the spare slot; none: none has been asked for
   std::optional<shm::Tenancy> spare_;  // once the coordinator has said which it is
   bool filled_ = false;                // it holds the pins: the child may have it
   bool unprotected_ = false;           // there are pins, and no slot for them

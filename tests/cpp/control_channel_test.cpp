@@ -1,4 +1,5 @@
 #include "shm/control_channel.h"
+#include "shm/layout.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -75,6 +76,10 @@ TEST_F(ControlChannel, CarriesEveryKind) {
       {Acknowledged{tenancy, true}, 0},
       {Started{1, 2}, 0},
       {Failed{{Reason::kNameTaken, "taken"}}, 0},
+      {Reserve{true}, 1},
+      {Reserved{tenancy}, 0},
+      {Adopt{}, 1},
+      {Adopted{tenancy, 8, 9}, 1},
   };
   ASSERT_EQ(all.size(), std::variant_size_v<ControlMessage>);
   const std::vector<int> fds(kControlFdsMax, fd);
@@ -187,8 +192,8 @@ TEST_F(ControlChannel, CutsLongTextsAndCleansThem) {
 }
 
 TEST_F(ControlChannel, RefusesSlotsThatCannotBe) {
-  EXPECT_EQ(pass(Dropped{{1024, 1}}).what, Received::What::kDamaged);
-  EXPECT_EQ(pass(Dropped{{1023, 1}}).what, Received::What::kMessage);
+  EXPECT_EQ(pass(Dropped{{kMaxSlots, 1}}).what, Received::What::kDamaged);
+  EXPECT_EQ(pass(Dropped{{kMaxSlots - 1, 1}}).what, Received::What::kMessage);
 }
 
 // A fixed seed: a failure can be repeated.

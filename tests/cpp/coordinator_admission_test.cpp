@@ -312,13 +312,13 @@ TEST_F(CoordinatorAdmission, GivesUpASlotThatItsWorkerDetachedFrom) {
 TEST_F(CoordinatorAdmission, RefusesWhenAllSlotsAreTaken) {
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
-  if (before.rlim_max < 6 * shm::kMaxSlots) {
+  if (before.rlim_max < 6 * shm::kMaxWorkers) {
     GTEST_SKIP() << "too few descriptors";
   }
   const rlimit all{before.rlim_max, before.rlim_max};
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &all), 0);
   std::vector<shm::OwnedFd> sockets;
-  for (std::uint32_t i = 0; i < shm::kMaxSlots; ++i) {
+  for (std::uint32_t i = 0; i < shm::kMaxWorkers; ++i) {
     auto result = hello_as(shm::own_identity());
     ASSERT_TRUE(std::holds_alternative<shm::Admission>(result)) << i;
     sockets.push_back(std::move(std::get<shm::Admission>(result).control));
