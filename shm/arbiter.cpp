@@ -6,6 +6,7 @@
 
 #include "shm/commit.h"
 #include "shm/futex.h"
+#include "shm/linker.h"
 #include "shm/lock.h"
 #include "shm/pins.h"
 #include "shm/reclaim.h"
@@ -49,8 +50,9 @@ struct Arbiter::Impl {
         slot(its_slot),
         lock(shared, its_slot),
         tables(shared),
+        linker(tables),
         reclaimer(tables),
-        committer(tables, reclaimer) {}
+        committer(tables, linker, reclaimer) {}
 
   bool take(Acquired acquired) {
     if (acquired == Acquired::kNo) return false;
@@ -70,6 +72,7 @@ struct Arbiter::Impl {
   std::optional<std::uint32_t> occupy(SlotState state, std::uint32_t most, std::uint32_t pid,
                                       std::uint64_t start_time);
   void clear_pins(std::uint32_t gone);
+  void end_turn(std::uint32_t other, Outcome outcome);
   bool sweep(std::uint32_t gone);
   void unlink_cells(std::uint64_t extent, std::uint8_t cell_class);
 
@@ -77,6 +80,7 @@ struct Arbiter::Impl {
   const std::uint32_t slot;
   ArbitrationLock lock;
   Tables tables;
+  Linker linker;
   Reclaimer reclaimer;
   Committer committer;
   std::uint32_t commits_since_reclaim = 0;
@@ -158,9 +162,18 @@ bool Arbiter::Impl::waits(std::uint32_t other) const {
   return request != space.header().slots[other].answer.load(std::memory_order_relaxed) >> 8;
 }
 
+// The holder's own turn ends with its answer, but not while it has to submit the same again.
+void Arbiter::Impl::end_turn(std::uint32_t other, Outcome outcome) {
+  Header& header = space.writable();
+  if (header.turn_slot.load(std::memory_order_relaxed) != other + 1) return;
+  if (outcome == Outcome::kValidateAgain || outcome == Outcome::kJournalFull) return;
+  header.turn_slot.store(0, std::memory_order_release);
+}
+
 void Arbiter::Impl::answer(std::uint32_t other, Decision decision) {
   SlotRecord& record = space.writable().slots[other];
   Desk& desk = space.desk(other);
+  end_turn(other, decision.outcome);
   record.answer_version.store(decision.version, std::memory_order_relaxed);
   record.answer_index.store(decision.index, std::memory_order_relaxed);
   record.deaths.store(0, std::memory_order_relaxed);
@@ -177,9 +190,8 @@ void Arbiter::Impl::answer(std::uint32_t other, Decision decision) {
 bool Arbiter::Impl::blocked_by_turn(std::uint32_t other) {
   Header& header = space.writable();
   const std::uint32_t holder = header.turn_slot.load(std::memory_order_relaxed);
-  if (holder == 0) return false;
-  const bool ours = holder == other + 1;
-  if (!ours && monotonic_ns() < header.turn_until_ns.load(std::memory_order_relaxed)) return true;
+  if (holder == 0 || holder == other + 1) return false;
+  if (monotonic_ns() < header.turn_until_ns.load(std::memory_order_relaxed)) return true;
   header.turn_slot.store(0, std::memory_order_release);
   return false;
 }
@@ -370,7 +382,7 @@ bool Arbiter::evict(std::uint32_t gone) {
   }
   impl_->clear_pins(gone);
   for (std::uint32_t i = 0; i < kRecordsPerReclaim; ++i) {
-    if (!impl_->committer.bury_nursery(gone)) break;
+    if (!impl_->linker.bury_nursery(gone)) break;
   }
   if (record.nursery.load(std::memory_order_relaxed) != 0) return false;
   if (!impl_->sweep(gone)) return false;
@@ -453,12 +465,12 @@ bool Arbiter::collect_cells(std::uint8_t cell_class, std::vector<std::uint32_t>&
 }
 
 bool Arbiter::prelink(Link node, bool* good) {
-  const Committer::Prelinked done = impl_->committer.prelink(impl_->slot, node);
-  *good = done != Committer::Prelinked::kBad;
-  return done == Committer::Prelinked::kMore;
+  const Linker::Prelinked done = impl_->linker.prelink(impl_->slot, node);
+  *good = done != Linker::Prelinked::kBad;
+  return done == Linker::Prelinked::kMore;
 }
 
-bool Arbiter::abandon_prelinked() { return impl_->committer.bury_nursery(impl_->slot); }
+bool Arbiter::abandon_prelinked() { return impl_->linker.bury_nursery(impl_->slot); }
 
 void Arbiter::put_back_cells(std::vector<std::uint32_t>& units) {
   impl_->tables.journal.begin(kNoVersion);

@@ -64,7 +64,7 @@ class Arbiter {
   bool collect_cells(std::uint8_t cell_class, std::vector<std::uint32_t>& units);
 
   // Links a part of what lies below a filled node of this process before the delta that binds it is
-  // submitted (commit.h). True: call again (let go of the lock in between); *good false: refused.
+  // submitted (linker.h). True: call again (let go of the lock in between); *good false: refused.
   bool prelink(Link node, bool* good);
   // After a delta that was not committed: what had been linked for it becomes garbage. True: again.
   bool abandon_prelinked();

@@ -38,6 +38,7 @@ inline constexpr std::uint8_t kRunClass = 0xFF;         // "class" of a run of e
 
 constexpr bool is_record(std::uint8_t cell_class) { return cell_class <= kWideRecord; }
 constexpr bool is_key(std::uint8_t c) { return c >= kKey64 && c <= kKey1024; }
+constexpr bool is_node(std::uint8_t cell_class) { return cell_class == kNode; }
 constexpr bool is_chunk(std::uint8_t c) { return c >= kChunk64 && c <= kChunk256; }
 constexpr bool is_block(std::uint8_t c) {
   return c == kRunClass || (c >= kFirstBlock && c < kCellClassCount);

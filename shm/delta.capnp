@@ -13,6 +13,13 @@ struct Delta {
   absences @3 :List(Absence);  # keys that must still be absent
   operations @4 :List(Operation);
   journalRegion @5 :UInt64;  # Link of a leased run for the journal, 0: the header's own will do
+
+  # Checks of a large read set that its worker has made itself: they held at `validatedAt`, a
+  # version from `snapshot` on. Only those are made again whose subject has been written since.
+  validatedAt @6 :UInt64;
+  validated @7 :List(Check);          # by rising subject
+  validatedAbsences @8 :List(Absence);
+  absenceSorts @9 :List(UInt64);      # rising; the KeyRecord::sort of each of validatedAbsences
 }
 
 # One per leaf that is read, one per binding on the way to it.

@@ -191,7 +191,7 @@ void Index::set_up(std::uint32_t bucket) {
   journal_.set(*before, Link::marker(bucket).raw);
 }
 
-std::uint32_t Index::find(std::uint64_t node, KeyView key, std::uint64_t hash) {
+std::uint32_t Index::find(std::uint64_t node, KeyView key, std::uint64_t hash) const {
   const std::uint64_t sort = key_sort(hash);
   const std::uint32_t bits = space_.header().bucket_bits.load(std::memory_order_relaxed);
   Word* word = nearest(static_cast<std::uint32_t>(hash & ((1ull << (bits & 31)) - 1)));

@@ -67,7 +67,7 @@ class Index {
   Index(const Space& space, StepJournal& journal) : space_(space), journal_(journal) {}
 
   // The unit of the key's record, 0 if it has none.
-  std::uint32_t find(std::uint64_t node, KeyView key, std::uint64_t hash);
+  std::uint32_t find(std::uint64_t node, KeyView key, std::uint64_t hash) const;
   // Links a filled KeyRecord (sort, node and key set); its `next` is written here.
   void insert(Link record);
   // Takes a record out of the list. Its own `next` stays as it is.

@@ -79,13 +79,21 @@ void StepJournal::restore(std::uint64_t count) {
   }
 }
 
+// Readers of words that are changed in place (a node's count) look at the epoch before and after,
+// and want it even and the same: otherwise a value that they saw may be one that never came to be.
+// Release: whoever sees a restored word sees the odd number; whoever sees the even one after it,
+// every restored word. Dead in between, it stays odd until the next repair.
+void StepJournal::take_back(std::uint64_t count) {
+  HalfWord& epoch = space_.writable().undo_epoch;
+  const std::uint32_t odd = epoch.load(std::memory_order_relaxed) | 1;
+  epoch.store(odd, std::memory_order_release);
+  restore(count);
+  epoch.store(odd + 1, std::memory_order_release);
+}
+
 void StepJournal::undo() {
   full_ = false;
-  if (count_ == 0) return end();
-  // Readers of words that are changed in place (a node's count) look at the epoch before and
-  // after: a value they saw in between may have been one that never came to be.
-  space_.writable().undo_epoch.fetch_add(1, std::memory_order_acq_rel);
-  restore(count_);
+  if (count_ != 0) take_back(count_);
   end();
 }
 
@@ -95,10 +103,7 @@ void StepJournal::repair() {
   const std::uint64_t clock = space_.header().clock.load(std::memory_order_acquire);
   entries_ = entries_at(journal_->region_offset.load(std::memory_order_acquire), &capacity_);
   if (count > capacity_) count = capacity_;
-  if (count > 0 && version > clock) {
-    space_.writable().undo_epoch.fetch_add(1, std::memory_order_acq_rel);
-    restore(count);
-  }
+  if (count > 0 && version > clock) take_back(count);
   end();
   full_ = false;
 }

@@ -26,6 +26,10 @@ class StepJournal {
   // then be undone.
   void set(Word& word, std::uint64_t value);
   void set(HalfWord& word, std::uint32_t value);
+  // A further store to a word that this step has set() before: undo restores the first old value.
+  void set_again(Word& word, std::uint64_t value) {
+    if (!full_) word.store(value, std::memory_order_release);
+  }
   bool full() const { return full_; }
   // Ends a step that is no commit, or one whose clock store has been done.
   void end();
@@ -37,6 +41,7 @@ class StepJournal {
  private:
   void note(std::uint64_t place, std::uint64_t old_value);
   void restore(std::uint64_t count);
+  void take_back(std::uint64_t count);
   JournalEntry* entries_at(std::uint64_t region_offset, std::uint64_t* capacity) const;
 
   const Space& space_;

@@ -178,6 +178,8 @@ enum class Outcome : std::uint8_t {
   kPoison,         // two owners died working on it; nothing was done
   kJournalFull,    // more steps than the journal it brought can hold; nothing was done
   kDiscarded,      // its worker is gone
+  kValidateAgain,  // answer_version: what was validated still held there, and more has been
+                   // committed since; 0: nobody knows any more. Nothing was done
 };
 
 inline constexpr std::uint32_t kCellClassCount = 26;
@@ -256,9 +258,10 @@ struct Journal {
   Word region_entries;
 };
 
+// See shm/write_ring.h.
 struct CommittedWrite {
   Word version;
-  Word key;  // Link
+  Word subject;  // Link of a key, or of a node whose set of keys has changed
 };
 
 // First bytes of the data segment.
@@ -276,7 +279,7 @@ struct Header {
   alignas(64) Word clock;          // the newest committed version; its store is the commit
   alignas(64) Word reclaim_clock;  // versions that died at or below it may be gone
   HalfWord slots_high;             // slots ever admitted: what scans cover
-  HalfWord undo_epoch;             // raised by repair before it restores
+  HalfWord undo_epoch;             // odd while a step is being undone, raised before and after
 
   alignas(64) pthread_mutex_t lock;  // arbitration lock: robust, process-shared
   Word lock_sequence;                // raised at each acquisition

@@ -11,11 +11,6 @@ constexpr std::uint32_t kRecordsPerStep = 512;
 // there is nothing to be found.
 constexpr std::uint32_t kHopsPerChain = 8192;
 
-bool holds_block(ValueKind kind) {
-  return kind == ValueKind::kBlock || kind == ValueKind::kStrBlock ||
-         kind == ValueKind::kBytesBlock;
-}
-
 }  // namespace
 
 bool Reclaimer::removable(const VersionRecord& record) const {

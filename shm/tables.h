@@ -30,6 +30,11 @@ struct Tables {
   }
   OrderChunk& chunk(std::uint32_t unit) const { return *space.writable_cell<OrderChunk>(unit); }
 
+  // True if `link` names a cell of that kind that `slot` has filled and not yet given away.
+  bool owns(std::uint32_t slot, Link link, bool (*fits)(std::uint8_t cell_class)) const;
+  // True if `link` names a cell of that kind that is part of the state. *gone: it was one once.
+  bool names(Link link, bool (*fits)(std::uint8_t cell_class), bool* gone) const;
+
   // Gives `record` (not yet linked) a place at the end of the node's order and enters `key` there.
   // `spare`: a filled empty chunk to use if there is no place left. False: there was neither.
   bool append_place(std::uint32_t node_unit, Link key_link, VersionRecord& record,

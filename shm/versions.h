@@ -23,6 +23,12 @@ struct RecordShape {
   }
 };
 
+// True if the record's first value word links to a Block.
+constexpr bool holds_block(ValueKind kind) {
+  return kind == ValueKind::kBlock || kind == ValueKind::kStrBlock ||
+         kind == ValueKind::kBytesBlock;
+}
+
 // OrderChunk::shape
 struct ChunkShape {
   std::uint8_t capacity;

@@ -1,6 +1,7 @@
 // What a Session is made of. Included by worker/*.cpp only.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -32,6 +33,8 @@ class ForkGuard {
 
 // Whose pin it is: a child inherits its parent's snapshots, and not its transactions.
 enum class PinUser : std::uint8_t { kTransaction, kSnapshot };
+
+inline constexpr std::size_t kValidateAbove = 1000;
 
 struct Session::Internals {
   Internals(Attachment made, std::shared_ptr<const shm::Space> mapped);
@@ -66,6 +69,10 @@ struct Session::Internals {
   std::mutex block_pin_mutex;
   std::vector<std::uint32_t> free_block_pins;
   std::uint32_t block_pins_high = 0;
+  // Larger read sets are validated here instead of under the lock (validate.h).
+  std::size_t validate_above = kValidateAbove;
+  // For tests: lets others act between validation and arbitration.
+  std::function<void()> before_request;
   // The slot may be somebody else's, or a submission may still be decided: nothing shared may be
   // touched any more; eviction takes everything back.
   bool lost = false;

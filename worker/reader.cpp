@@ -179,19 +179,24 @@ bool next_entry(const Space& space, std::uint64_t version, Snapshot::Cursor& cur
   return false;
 }
 
-std::uint64_t count_entries(const Space& space, std::uint64_t node_id, std::uint64_t version) {
-  const auto* node = space.cell<NodeRecord>(Link(node_id));
-  if (node == nullptr) damaged("a mapping node lies outside");
+std::optional<std::uint64_t> settled_count(const Space& space, const NodeRecord& node,
+                                           std::uint64_t version) {
   // The count belongs to the newest version; it is ours if nothing came or went since. Read before
   // structure_version, which is stored first. The epoch tells that no undo came between: then the
   // count may have been one that never came to be.
   const shm::Header& header = space.header();
   const std::uint32_t epoch = header.undo_epoch.load(std::memory_order_acquire);
-  const std::uint64_t count = node->count.load(std::memory_order_acquire);
-  const std::uint64_t structure = node->structure_version.load(std::memory_order_acquire);
-  if (structure <= version && header.undo_epoch.load(std::memory_order_acquire) == epoch) {
-    return count;
-  }
+  const std::uint64_t count = node.count.load(std::memory_order_acquire);
+  const std::uint64_t structure = node.structure_version.load(std::memory_order_acquire);
+  const bool settled = structure <= version && epoch % 2 == 0 &&
+                       header.undo_epoch.load(std::memory_order_acquire) == epoch;
+  return settled ? std::optional(count) : std::nullopt;
+}
+
+std::uint64_t count_entries(const Space& space, std::uint64_t node_id, std::uint64_t version) {
+  const auto* node = space.cell<NodeRecord>(Link(node_id));
+  if (node == nullptr) damaged("a mapping node lies outside");
+  if (const auto count = settled_count(space, *node, version)) return *count;
   Snapshot::Cursor cursor;
   cursor.node = node_id;
   std::uint64_t counted = 0;

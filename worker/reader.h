@@ -1,6 +1,8 @@
 // Lock-free reading at one version: from keys to values. Included by worker/*.cpp only.
 #pragma once
 
+#include <optional>
+
 #include "shm/index.h"
 #include "shm/versions.h"
 #include "worker/transaction.h"
@@ -30,6 +32,9 @@ bool next_entry(const shm::Space& space, std::uint64_t version, Snapshot::Cursor
 // Key bytes as they stand in the record; they live as long as the key is visible to a pin.
 KeyView key_of(const shm::KeyRecord& record);
 
+// Live entries of a node at a version, if nothing has come or gone since.
+std::optional<std::uint64_t> settled_count(const shm::Space& space, const shm::NodeRecord& node,
+                                           std::uint64_t version);
 // Live entries of a node at a version.
 std::uint64_t count_entries(const shm::Space& space, std::uint64_t node, std::uint64_t version);
 

@@ -8,17 +8,16 @@
 //
 // A death before the request leaves held cells, which eviction finds as not linked; after it, the
 // delta may be decided, or is discarded by eviction.
-#include <capnp/message.h>
-
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "shm/delta.capnp.h"
 #include "shm/futex.h"
 #include "worker/cell_writer.h"
 #include "worker/connection.h"
-#include "worker/transaction_state.h"
+#include "worker/message.h"
+#include "worker/plan.h"
+#include "worker/validate.h"
 
 namespace theus::worker {
 
@@ -37,42 +36,15 @@ constexpr std::uint64_t kJournalPerOperation = 48;
 constexpr std::uint64_t kJournalPerKey = 16;
 constexpr int kJournalGrowths = 4;
 constexpr std::uint64_t kPrelinkFrom = 1000;  // new keys
+// Submissions of one validated read set, each from where the one before had got to. More: others
+// commit faster than the arbiter looks through what they wrote.
+constexpr int kCatchUpsMax = 64;
+// Rounds of validation: see prepare_read_set.
+constexpr int kRoundsWithoutTurn = 2;
+constexpr int kRoundsMax = 6;
+constexpr std::uint64_t kValidationTurnNs = 200'000'000;  // a million keys take a quarter of it
 
 }  // namespace
-
-struct PlannedOperation {
-  const Entry* entry;
-  wire::Operation::Kind kind;
-  Link record, new_key, spare;
-};
-
-// What a check, an absence or an operation of the message speaks of, to name a conflict.
-struct Subject {
-  const Entry* entry = nullptr;
-  const Mapping* mapping = nullptr;
-};
-
-struct KeyCheck {
-  std::uint64_t link, seen;
-  wire::Check::Kind kind;
-};
-
-struct Plan {
-  std::vector<Subject> subjects;
-  std::vector<KeyCheck> checks;
-  std::vector<const Entry*> absences;
-  std::vector<PlannedOperation> operations;
-  std::uint64_t absence_words = 0;
-  std::uint64_t keys_new = 0;
-
-  void clear() {
-    subjects.clear();
-    checks.clear();
-    absences.clear();
-    operations.clear();
-    absence_words = keys_new = 0;
-  }
-};
 
 PlanHolder::PlanHolder() : plan_(std::make_unique<Plan>()) {}
 PlanHolder::~PlanHolder() = default;
@@ -94,42 +66,39 @@ void plan_checks(const Transaction::State& s, Plan& plan) {
   for (const Mapping* mapping : s.mappings) {
     const Entry* binding = mapping->bound_at;
     if (mapping->node == 0 || binding == nullptr || !binding->present_in_snapshot) continue;
-    plan.checks.push_back({binding->key_link, binding->seen_version, wire::Check::Kind::KEY});
-    plan.subjects.push_back({binding, nullptr});
+    plan.checks.push_back(
+        {binding->key_link, binding->seen_version, wire::Check::Kind::KEY, binding, nullptr});
   }
   if (!serializable) return;
   for (const Entry* entry : s.entries) {
     if (!entry->present_in_snapshot || entry->mapping->node == 0) continue;
     // An operation on the key checks that it is unchanged anyway.
     if (submits(s, *entry)) continue;
-    if (entry->presence_read) {
-      plan.checks.push_back(
-          {entry->key_link, entry->passed ? entry->place : 0, wire::Check::Kind::PRESENT});
-      plan.subjects.push_back({entry, nullptr});
-    }
     if (entry->read) {
-      plan.checks.push_back({entry->key_link, entry->seen_version, wire::Check::Kind::KEY});
-      plan.subjects.push_back({entry, nullptr});
+      plan.checks.push_back(
+          {entry->key_link, entry->seen_version, wire::Check::Kind::KEY, entry, nullptr});
+    } else if (entry->presence_read && !entry->mapping->read_structure) {
+      plan.checks.push_back({entry->key_link, entry->passed ? entry->place : 0,
+                             wire::Check::Kind::PRESENT, entry, nullptr});
     }
   }
   for (const Mapping* mapping : s.mappings) {
     if (mapping->node == 0) continue;
     if (mapping->read_structure) {
-      plan.checks.push_back({mapping->node, 0, wire::Check::Kind::STRUCTURE});
+      plan.checks.push_back({mapping->node, 0, wire::Check::Kind::STRUCTURE, nullptr, mapping});
     } else if (mapping->read_emptiness) {
-      plan.checks.push_back({mapping->node, mapping->seen_empty, wire::Check::Kind::EMPTINESS});
-    } else {
-      continue;
+      plan.checks.push_back(
+          {mapping->node, mapping->seen_empty, wire::Check::Kind::EMPTINESS, nullptr, mapping});
     }
-    plan.subjects.push_back({nullptr, mapping});
   }
   for (const Entry* entry : s.entries) {
     if (entry->present_in_snapshot || entry->mapping->node == 0) continue;
+    // Nothing came, so this one did not.
+    if (entry->mapping->read_structure) continue;
     // Written and taken back again: the key still had to be absent for that.
     if (!(entry->read || entry->presence_read || entry->written) || submits(s, *entry)) continue;
     plan.absences.push_back(entry);
     plan.absence_words += 4 + entry->key.size / 8;
-    plan.subjects.push_back({entry, nullptr});
   }
 }
 
@@ -178,7 +147,6 @@ void plan_operations(Transaction::State& s, Plan& plan) {
       }
     }
     plan.operations.push_back(operation);
-    plan.subjects.push_back({entry, nullptr});
   }
   plan.keys_new += writer.keys_below();
 }
@@ -204,61 +172,6 @@ Place place_for(Transaction::State& s, std::uint64_t words) {
       kj::arrayPtr(reinterpret_cast<capnp::word*>(begin), static_cast<std::size_t>(words));
   return place;
 }
-
-void write_message(const Transaction::State& s, const Plan& plan, std::uint64_t sequence,
-                   Link journal_region, wire::Delta::Builder delta) {
-  delta.setSequence(sequence);
-  delta.setSnapshot(s.version);
-  delta.setJournalRegion(journal_region.raw);
-  if (!plan.checks.empty()) {
-    auto checks = delta.initChecks(static_cast<unsigned>(plan.checks.size()));
-    for (unsigned i = 0; i < checks.size(); ++i) {
-      auto check = checks[i];
-      check.setSubject(plan.checks[i].link);
-      check.setSeen(plan.checks[i].seen);
-      check.setKind(plan.checks[i].kind);
-    }
-  }
-  if (!plan.absences.empty()) {
-    auto absences = delta.initAbsences(static_cast<unsigned>(plan.absences.size()));
-    for (unsigned i = 0; i < absences.size(); ++i) {
-      const Entry& entry = *plan.absences[i];
-      auto absence = absences[i];
-      absence.setNode(entry.mapping->node);
-      absence.setKey(kj::arrayPtr(reinterpret_cast<const kj::byte*>(entry.key.data),
-                                  std::size_t{entry.key.size}));
-      absence.setCompared(entry.key.compared);
-    }
-  }
-  auto operations = delta.initOperations(static_cast<unsigned>(plan.operations.size()));
-  for (unsigned i = 0; i < operations.size(); ++i) {
-    const PlannedOperation& from = plan.operations[i];
-    auto operation = operations[i];
-    operation.setKind(from.kind);
-    operation.setNode(from.entry->mapping->node);
-    operation.setKey(from.entry->present_in_snapshot ? from.entry->key_link : 0);
-    operation.setRecord(from.record.raw);
-    operation.setNewKey(from.new_key.raw);
-    operation.setSpareChunk(from.spare.raw);
-    operation.setMoved(from.entry->moved);
-  }
-}
-
-// A builder over memory that it zeroes when it goes, unless it is abandoned.
-struct Message {
-  explicit Message(kj::ArrayPtr<capnp::word> words)
-      : builder(words, capnp::AllocationStrategy::FIXED_SIZE) {}
-  ~Message() {
-    if (!abandoned) builder.~MallocMessageBuilder();
-  }
-  Message(const Message&) = delete;
-  Message& operator=(const Message&) = delete;
-
-  union {
-    capnp::MallocMessageBuilder builder;
-  };
-  bool abandoned = false;
-};
 
 class Waiting {
  public:
@@ -342,32 +255,50 @@ void await_answer(const Transaction::State& s) {
                       "again and read the state");
 }
 
+// What the arbiter's index of a conflict speaks of (shm/decision.h).
+Refuted subject_of(const Plan& plan, std::size_t index) {
+  const auto in = [&index](const auto& list) {
+    if (index < list.size()) return true;
+    index -= list.size();
+    return false;
+  };
+  if (in(plan.checks)) return {plan.checks[index].entry, plan.checks[index].mapping};
+  if (in(plan.absences)) return {plan.absences[index]};
+  if (in(plan.validated)) return {plan.validated[index].entry, plan.validated[index].mapping};
+  if (in(plan.validated_absences)) return {plan.validated_absences[index]};
+  if (in(plan.operations)) return {plan.operations[index].entry};
+  return {};
+}
+
+CommitResult conflict(const Transaction::State& s, const Refuted& what) {
+  bump(s.in.desk->counters.conflicts);
+  CommitResult result;
+  result.status = CommitResult::Status::kConflict;
+  result.conflict = what.entry;
+  result.conflict_mapping = what.mapping;
+  const std::uint64_t version = result.winner_version = what.winner_version;
+  const shm::Header& header = s.in.space.header();
+  const std::uint64_t clock = header.clock.load(std::memory_order_acquire);
+  if (version != 0 && clock - version < shm::kCommitRing) {
+    result.winner_pid =
+        header.winner_pid[version % shm::kCommitRing].load(std::memory_order_relaxed);
+  }
+  return result;
+}
+
 CommitResult interpret(const Transaction::State& s, const Plan& plan, Outcome outcome) {
   const shm::SlotRecord& record = *s.in.slot_record;
   const std::uint64_t version = record.answer_version.load(std::memory_order_relaxed);
-  shm::Counters& counters = s.in.desk->counters;
-  CommitResult result;
   if (outcome == Outcome::kCommitted) {
-    bump(counters.commits);
+    bump(s.in.desk->counters.commits);
+    CommitResult result;
     result.version = version;
     return result;
   }
   if (outcome == Outcome::kConflict) {
-    bump(counters.conflicts);
-    result.status = CommitResult::Status::kConflict;
-    result.winner_version = version;
-    const std::uint32_t index = record.answer_index.load(std::memory_order_relaxed);
-    if (index < plan.subjects.size()) {
-      result.conflict = plan.subjects[index].entry;
-      result.conflict_mapping = plan.subjects[index].mapping;
-    }
-    const shm::Header& header = s.in.space.header();
-    const std::uint64_t clock = header.clock.load(std::memory_order_acquire);
-    if (version != 0 && clock - version < shm::kCommitRing) {
-      result.winner_pid =
-          header.winner_pid[version % shm::kCommitRing].load(std::memory_order_relaxed);
-    }
-    return result;
+    Refuted what = subject_of(plan, record.answer_index.load(std::memory_order_relaxed));
+    what.winner_version = version;
+    return conflict(s, what);
   }
   if (outcome == Outcome::kPoison) {
     throw Error(
@@ -385,6 +316,55 @@ CommitResult interpret(const Transaction::State& s, const Plan& plan, Outcome ou
 }
 
 }  // namespace
+
+// Hands the message in and waits for the answer; again and again from where the arbiter has got to,
+// as long as it has only not seen enough of the ring.
+Outcome hand_in(Transaction::State& s, Message& message, wire::Delta::Builder delta) {
+  Session::Internals& in = s.in;
+  for (int catch_up = 0;; ++catch_up) {
+    delta.setSequence(in.sequence + 1);
+    if (in.before_request) in.before_request();
+    ++in.sequence;
+    in.desk->request.store(in.sequence, std::memory_order_seq_cst);
+    try {
+      await_answer(s);
+    } catch (const CommitUnknown&) {
+      // Somebody may be reading message and cells at this moment, and go on when he wakes up:
+      // nothing of them may be touched again, not even by the builder's destructor.
+      in.lost = true;
+      message.abandoned = true;
+      throw;
+    }
+    const auto outcome =
+        static_cast<Outcome>(in.slot_record->answer.load(std::memory_order_acquire) & 0xFF);
+    bump(in.desk->counters.combined,
+         in.arbiter.combined() - in.desk->counters.combined.load(std::memory_order_relaxed));
+    const std::uint64_t held_at = in.slot_record->answer_version.load(std::memory_order_relaxed);
+    if (outcome != Outcome::kValidateAgain || held_at == 0 || catch_up == kCatchUpsMax) {
+      return outcome;
+    }
+    delta.setValidatedAt(held_at);
+  }
+}
+
+// Round by round: validated here; with the turn as well, so that nobody commits meanwhile; in the
+// end unvalidated, which is always decided.
+std::optional<Refuted> prepare_read_set(Transaction::State& s, Plan& plan, int round) {
+  if (round > 0) {
+    plan.clear_checks();
+    plan_checks(s, plan);
+  }
+  if (plan.checks.size() + plan.absences.size() <= s.in.validate_above || round == kRoundsMax) {
+    return std::nullopt;
+  }
+  if (round >= kRoundsWithoutTurn) {
+    s.in.lock();
+    s.in.arbiter.claim_turn(kValidationTurnNs);  // if it is somebody else's, this round is plain
+    s.in.arbiter.unlock();
+  }
+  const Waiting waits(s);  // it may take milliseconds
+  return validate(s, plan);
+}
 
 CommitResult submit_transaction(Transaction::State& s) {
   Session::Internals& in = s.in;
@@ -410,13 +390,12 @@ CommitResult submit_transaction(Transaction::State& s) {
     in.stock.grow_index(plan.keys_new);
   }
 
-  const std::uint64_t words = 64 + plan.checks.size() * 3 + plan.absences.size() * 3 +
-                              plan.absence_words + plan.operations.size() * 7;
+  const Place place = place_for(s, message_words(plan));
   std::uint64_t journal_entries =
       64 + plan.operations.size() * kJournalPerOperation + plan.keys_new * kJournalPerKey;
-  for (int growth = 0;; ++growth) {
-    Link journal;
-    if (journal_entries > shm::kJournalEntries) {
+  Link journal;
+  for (int growth = 0, round = 0;;) {
+    if (!journal && journal_entries > shm::kJournalEntries) {
       try {
         journal =
             in.stock.take_run(shm::kAlignedPayload + journal_entries * sizeof(shm::JournalEntry));
@@ -426,34 +405,25 @@ CommitResult submit_transaction(Transaction::State& s) {
         if (growth > 0) throw;
       }
     }
-    const Place place = place_for(s, words);
+    if (const auto refuted = prepare_read_set(s, plan, round)) return conflict(s, *refuted);
     // The builder wants zeroed memory and leaves it zeroed when it goes: it stays until the answer.
     Message message(place.words);
-    write_message(s, plan, in.sequence + 1, journal, message.builder.initRoot<wire::Delta>());
+    auto delta = message.builder.initRoot<wire::Delta>();
+    write_message(s, plan, journal, delta);
     const auto segments = message.builder.getSegmentsForOutput();
     if (segments.size() != 1) throw Error("a delta grew beyond its room; nothing was written");
     in.desk->submission_link.store(place.run.raw, std::memory_order_release);
     in.desk->submission_words.store(segments[0].size(), std::memory_order_release);
-    ++in.sequence;
-    in.desk->request.store(in.sequence, std::memory_order_seq_cst);
-
-    try {
-      await_answer(s);
-    } catch (const CommitUnknown&) {
-      // Somebody may be reading message and cells at this moment, and go on when he wakes up:
-      // nothing of them may be touched again, not even by the builder's destructor.
-      in.lost = true;
-      message.abandoned = true;
-      throw;
-    }
-    const auto outcome =
-        static_cast<Outcome>(in.slot_record->answer.load(std::memory_order_acquire) & 0xFF);
-    bump(in.desk->counters.combined,
-         in.arbiter.combined() - in.desk->counters.combined.load(std::memory_order_relaxed));
-    if (outcome != Outcome::kJournalFull || growth == kJournalGrowths) {
+    const Outcome outcome = hand_in(s, message, delta);
+    if (outcome == Outcome::kValidateAgain && round < kRoundsMax) {
+      ++round;
+    } else if (outcome == Outcome::kJournalFull && growth < kJournalGrowths) {
+      ++growth;
+      journal = Link();
+      journal_entries = std::max<std::uint64_t>(journal_entries, shm::kJournalEntries) * 4;
+    } else {
       return interpret(s, plan, outcome);
     }
-    journal_entries = std::max<std::uint64_t>(journal_entries, shm::kJournalEntries) * 4;
   }
 }
 

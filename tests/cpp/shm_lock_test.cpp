@@ -75,18 +75,18 @@ TEST_F(ShmLock, ADeadOwnersStepIsTakenBack) {
 #if defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "ThreadSanitizer sees one process";
 #endif
-  header.ring[0].key.store(1);
+  header.ring[0].subject.store(1);
   for (int round = 1; round <= 3; ++round) {
     const pid_t pid = owner(7, SIGKILL, [&] {
       shm::StepJournal journal(world.space());
       journal.begin(header.clock.load() + 1);
-      journal.set(header.ring[0].key, 2);
+      journal.set(header.ring[0].subject, 2);
     });
     const int status = wait_for(pid);
     ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-    EXPECT_EQ(header.ring[0].key.load(), 2u);
+    EXPECT_EQ(header.ring[0].subject.load(), 2u);
     ASSERT_TRUE(world.arbiter().try_lock()) << "round " << round;
-    EXPECT_EQ(header.ring[0].key.load(), 1u);
+    EXPECT_EQ(header.ring[0].subject.load(), 1u);
     EXPECT_EQ(header.repairs.load(), static_cast<std::uint64_t>(round));
     world.arbiter().unlock();
   }
@@ -100,12 +100,12 @@ TEST_F(ShmLock, ARepairerMayDieToo) {
 #if defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "ThreadSanitizer sees one process";
 #endif
-  header.ring[0].key.store(1);
+  header.ring[0].subject.store(1);
   wait_for(owner(7, SIGKILL, [&] {
     shm::StepJournal journal(world.space());
     journal.begin(shm::kNoVersion);
-    journal.set(header.ring[0].key, 2);
-    journal.set(header.ring[0].key, 3);
+    journal.set(header.ring[0].subject, 2);
+    journal.set(header.ring[0].subject, 3);
   }));
   std::fflush(nullptr);
   const pid_t second = fork();
@@ -116,7 +116,7 @@ TEST_F(ShmLock, ARepairerMayDieToo) {
   }
   EXPECT_TRUE(WIFSIGNALED(wait_for(second)));
   ASSERT_TRUE(world.arbiter().try_lock());
-  EXPECT_EQ(header.ring[0].key.load(), 1u);
+  EXPECT_EQ(header.ring[0].subject.load(), 1u);
   world.arbiter().unlock();
 }
 

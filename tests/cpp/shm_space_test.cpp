@@ -100,9 +100,9 @@ TEST(ShmSpace, BothViewsAreTheSameMemory) {
   World world(shm::kMinCapacityBytes);
   const Space space(world.fds(), Access::kWorker);
   EXPECT_NE(static_cast<const void*>(space.readable_base()), space.writable_base());
-  space.writable().ring[5].key.store(42);
-  EXPECT_EQ(space.header().ring[5].key.load(), 42u);
-  EXPECT_EQ(world.space().header().ring[5].key.load(), 42u);
+  space.writable().ring[5].subject.store(42);
+  EXPECT_EQ(space.header().ring[5].subject.load(), 42u);
+  EXPECT_EQ(world.space().header().ring[5].subject.load(), 42u);
 }
 
 TEST(ShmSpace, TheReadableViewCannotBeMadeWritable) {
@@ -143,13 +143,13 @@ TEST(ShmSpace, AChildHasNoWritableView) {
               return 0;
             }),
             0);
-  const std::uint64_t before = world.space().header().ring[0].key.load();
+  const std::uint64_t before = world.space().header().ring[0].subject.load();
   const int status = in_child([&] {
-    space.writable().ring[0].key.store(before + 1);
+    space.writable().ring[0].subject.store(before + 1);
     return 0;
   });
   EXPECT_NE(status, 0) << "the store went through";
-  EXPECT_EQ(world.space().header().ring[0].key.load(), before);
+  EXPECT_EQ(world.space().header().ring[0].subject.load(), before);
   // Reading goes on.
   EXPECT_EQ(in_child([&] { return space.header().magic.load() == shm::kMagic ? 0 : 1; }), 0);
 }

@@ -1,5 +1,5 @@
-// Which pairs of overlapping transactions conflict: a table, in both commit orders and at both
-// isolation levels.
+// Which pairs of overlapping transactions conflict: a table, in both commit orders, at both
+// isolation levels, and whoever validates.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/cpp/harness.h"
+#include "worker/internals.h"
 
 namespace theus::testing {
 namespace {
@@ -205,9 +206,15 @@ class WorkerConflicts : public ::testing::Test {
       t.put_mapping(at(t, {"none"}));
     });
   }
+  // How the later one is validated: by the arbiter under the lock; by its worker, with the earlier
+  // one committed before that, or between that and the arbiter's look at the ring.
+  enum class Validated { kByArbiter, kAfterwards, kBefore };
+
   // Runs both over one snapshot; whether the later one to commit conflicts.
-  bool conflicts(const Work& earlier, const Work& later, Isolation isolation) {
+  bool conflicts(const Work& earlier, const Work& later, Isolation isolation,
+                 Validated validated) {
     fill();
+    if (validated != Validated::kByArbiter) other->internals().validate_above = 0;
     Transaction a(*one), b(*other);
     a.begin(isolation);
     b.begin(isolation);
@@ -215,8 +222,21 @@ class WorkerConflicts : public ::testing::Test {
     later(b);
     a.put_int(at(a, {"first"}), 1);
     b.put_int(at(b, {"second"}), 1);
-    EXPECT_EQ(a.commit().status, Status::kCommitted) << "nobody was before it";
+    int requests = 0;
+    const auto commit_earlier = [&] {
+      EXPECT_EQ(a.commit().status, Status::kCommitted) << "nobody was before it";
+    };
+    if (validated == Validated::kBefore) {
+      other->internals().before_request = [&] {
+        if (++requests == 1) commit_earlier();
+      };
+    } else {
+      commit_earlier();
+    }
     const CommitResult result = b.commit();
+    other->internals().before_request = nullptr;
+    other->internals().validate_above = worker::kValidateAbove;
+    EXPECT_EQ(requests, validated == Validated::kBefore ? 1 : 0);
     if (result.status == Status::kConflict) {
       EXPECT_TRUE(result.conflict != nullptr || result.conflict_mapping != nullptr);
       return true;
@@ -230,13 +250,21 @@ class WorkerConflicts : public ::testing::Test {
 };
 
 TEST_F(WorkerConflicts, Table) {
-  for (const Pair& pair : pairs()) {
-    SCOPED_TRACE(pair.name);
-    const Isolation s = Isolation::kSerializable, i = Isolation::kSnapshot;
-    EXPECT_EQ(conflicts(pair.first, pair.second, s), pair.serializable[0]) << "first, then second";
-    EXPECT_EQ(conflicts(pair.second, pair.first, s), pair.serializable[1]) << "second, then first";
-    EXPECT_EQ(conflicts(pair.first, pair.second, i), pair.snapshot[0]) << "snapshot, in order";
-    EXPECT_EQ(conflicts(pair.second, pair.first, i), pair.snapshot[1]) << "snapshot, reversed";
+  for (const Validated v :
+       {Validated::kByArbiter, Validated::kAfterwards, Validated::kBefore}) {
+    SCOPED_TRACE("validation " + std::to_string(static_cast<int>(v)));
+    for (const Pair& pair : pairs()) {
+      SCOPED_TRACE(pair.name);
+      const Isolation s = Isolation::kSerializable, i = Isolation::kSnapshot;
+      EXPECT_EQ(conflicts(pair.first, pair.second, s, v), pair.serializable[0])
+          << "first, then second";
+      EXPECT_EQ(conflicts(pair.second, pair.first, s, v), pair.serializable[1])
+          << "second, then first";
+      EXPECT_EQ(conflicts(pair.first, pair.second, i, v), pair.snapshot[0])
+          << "snapshot, in order";
+      EXPECT_EQ(conflicts(pair.second, pair.first, i, v), pair.snapshot[1])
+          << "snapshot, reversed";
+    }
   }
 }
 
