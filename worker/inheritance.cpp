@@ -150,6 +150,7 @@ void Inheritance::become_heir() noexcept {
     pin.users = pin.snapshots;
   }
   in_.fork_guard.become_heir();
+  in_.space.mark_process();  // before the coordinator hears of us
   // Without this (no descriptor left, say) the slot lives by the socket alone.
   const auto pidfd = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0u));
   if (pidfd < 0) return;
