@@ -42,7 +42,7 @@ void copy_words(const Word* from, std::uint32_t count, Word* to, HalfWord* high,
                 std::uint32_t most) {
   const std::uint32_t before = std::min(high->load(std::memory_order_relaxed), most);
   count = std::min(count, most);
-  // Before the first pin beyond it. Nobody scans now; who does later reads it after taking the lock.
+  // Before the first pin beyond it. Nobody scans now; whoever does later has the lock by then.
   if (count > before) high->store(count, std::memory_order_seq_cst);
   for (std::uint32_t i = 0; i < std::max(count, before); ++i) {
     to[i].store(i < count ? from[i].load(std::memory_order_acquire) : 0,

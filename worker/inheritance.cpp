@@ -54,8 +54,7 @@ bool Inheritance::ask(bool copy) {
   if (control_.get() < 0) return false;
   try {
     auto [ours, theirs] = shm::make_control_pair();
-    if (shm::send_control(control_.get(), shm::Reserve{copy}, {theirs.get()}) ==
-        shm::Sent::kYes) {
+    if (shm::send_control(control_.get(), shm::Reserve{copy}, {theirs.get()}) == shm::Sent::kYes) {
       socket_ = shm::KnownFd(std::move(ours));
     }
   } catch (const std::exception&) {
