@@ -64,8 +64,8 @@ CommitOutcome commit_context(ContextObject* context, bool describe_conflict);
 // forgets. Does nothing while another thread commits it.
 void end_context(ContextObject* context, Status status) noexcept;
 
-// In a forked child: makes a snapshot that was opened before the fork the child's own, if its pin is
-// (Session::keeps_views). False: it is none, or it cannot be.
+// In a forked child: makes a snapshot that was opened before the fork the child's own, if its pin
+// is (Session::keeps_views). False: it is none, or it cannot be.
 bool take_over(ContextObject* context);
 [[noreturn]] void raise_unusable(ContextObject* context, PyObject* path);
 bool is_forked(const ContextObject* context);

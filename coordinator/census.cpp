@@ -142,6 +142,10 @@ void Census::close_socket(Member& member) {
   settle(member);
 }
 
+void Census::look_again() {
+  for_each([this](Member& member) { settle(member); });
+}
+
 void Census::settle(Member& member) {
   if (!member.socket_closed || member.gone) {
     return;

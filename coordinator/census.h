@@ -56,6 +56,8 @@ class Census {
   // Starts watching. The slot must be free. Never tells anything from within.
   Member& add(RosterEntry entry);
   void remove(std::uint32_t slot);
+  // A process that had our memory has it no longer: perhaps one whose socket was closed before.
+  void look_again();
 
   Member* find(std::uint32_t slot) {
     return slot < members_.size() ? members_[slot].get() : nullptr;

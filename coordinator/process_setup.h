@@ -11,8 +11,8 @@ namespace theus::coordinator {
 // calls return), and raises the descriptor limit as far as it goes.
 void detach_from_inheritance(int keep_fd);
 
-// True when hardly any are left below the limit, as the newest descriptor's number tells: the kernel
-// gives out the lowest free one. Some are kept for members' pidfds, restarts and log files.
+// True when hardly any are left below the limit, as the newest descriptor's number tells: the
+// kernel gives out the lowest free one. Some are kept for pidfds, restarts and log files.
 bool short_of_descriptors(int newest_fd);
 std::uint64_t descriptor_limit();
 

@@ -1,11 +1,14 @@
 #include "coordinator/server.h"
 
 #include <signal.h>
+#include <sys/inotify.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "coordinator/process_setup.h"
@@ -22,6 +25,17 @@ constexpr std::uint64_t kPatienceNs = 10'000'000;
 // After a hold the lock is left to the workers for as long as the hold took, and for this at least:
 // a mutex is not fair, and one who takes it in a loop keeps the others out.
 constexpr std::uint64_t kRestNs = 50'000;
+
+// Readable when an open file of the memory is closed for good: every process that we let in shares
+// ours, so it is one of a forked child (Space::mark_process).
+shm::OwnedFd watch_closings(int memory) {
+  shm::OwnedFd watch(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+  const std::string path = "/proc/self/fd/" + std::to_string(memory);
+  if (watch && ::inotify_add_watch(watch.get(), path.c_str(), IN_CLOSE) < 0) {
+    watch.reset();
+  }
+  return watch;
+}
 
 }  // namespace
 
@@ -75,12 +89,19 @@ Server::Server(const Estate& estate, Roster roster, shm::OwnedFd channel, spdlog
                   .stop_requested = [this](const Guest& guest) { on_stop_request(guest); }}),
       bell_(space_),
       rest_(loop_, [] {}),
+      closings_(watch_closings(estate.segments.data_writable)),
       signals_(open_signals({SIGTERM, SIGINT, SIGHUP})) {
   bell_ticket_ = loop_.watch(bell_.fd(), [this] {
     bell_.answer();
     janitor_.reclaim();
   });
   signal_ticket_ = loop_.watch(signals_.get(), [this] { on_signal(); });
+  if (closings_) {
+    closings_ticket_ = loop_.watch(closings_.get(), [this] { on_memory_closed(); });
+  } else {
+    log_.warn("no inotify: slots of forked children that execute another program come back when "
+              "these end ({})", std::strerror(errno));
+  }
   if (estate.options.embedded && estate.starter) {
     lifeline_ = true;
     lifeline_ticket_ = loop_.watch(estate.starter.get(), [this] { on_lifeline(); });
@@ -91,6 +112,7 @@ Server::Server(const Estate& estate, Roster roster, shm::OwnedFd channel, spdlog
 Server::~Server() {
   loop_.forget(&bell_ticket_);
   loop_.forget(&signal_ticket_);
+  loop_.forget(&closings_ticket_);
   loop_.forget(&lifeline_ticket_);
 }
 
@@ -349,6 +371,13 @@ void Server::on_lifeline() {
     loop_.forget(&lifeline_ticket_);
     lifeline_ = false;
   }
+}
+
+void Server::on_memory_closed() {
+  alignas(inotify_event) std::array<char, 4096> events;
+  while (::read(closings_.get(), events.data(), events.size()) > 0) {
+  }
+  census_.look_again();
 }
 
 void Server::end_if_unused() {

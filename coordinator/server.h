@@ -50,6 +50,7 @@ class Server {
   void on_supervisor_lost();
   void on_stop_request(const Guest& guest);
   void on_lifeline();
+  void on_memory_closed();
   void on_signal();
 
   void welcome(Member& member);
@@ -82,9 +83,11 @@ class Server {
   Bell bell_;
   Timer rest_;
   std::uint64_t rest_until_ns_ = 0;
+  shm::OwnedFd closings_;  // inotify
   shm::OwnedFd signals_;
   EventLoop::Ticket bell_ticket_ = 0;
   EventLoop::Ticket signal_ticket_ = 0;
+  EventLoop::Ticket closings_ticket_ = 0;
   EventLoop::Ticket lifeline_ticket_ = 0;
 };
 

@@ -4,8 +4,8 @@
 //   data   header, slot table, rings, journal, index directory table, extent table, extents.
 //          Written only by the owner of the arbitration lock, with two exceptions: cells that a
 //          worker owns and has not yet submitted (its private stock), and `lock` itself.
-//   desks  one desk per slot, written only by the worker that has the slot (and, when that worker
-//          is gone, by the janitor under the lock): pins, request word, submission, counters.
+//   desks  one desk per slot, written only by the worker that has the slot (and, before it has it
+//          or when it is gone, under the lock): pins, request word, submission, counters.
 //
 // Every word that another process may read while it is written is a std::atomic, is read with
 // acquire and written with release: no fences, so that ThreadSanitizer follows every edge. On

@@ -42,7 +42,7 @@ void copy_words(const Word* from, std::uint32_t count, Word* to, HalfWord* high,
                 std::uint32_t most) {
   const std::uint32_t before = std::min(high->load(std::memory_order_relaxed), most);
   count = std::min(count, most);
-  // Before the first pin beyond it. Nobody scans now; who does later reads it after taking the lock.
+  // Before the first pin beyond it. Nobody scans now; whoever does later has the lock by then.
   if (count > before) high->store(count, std::memory_order_seq_cst);
   for (std::uint32_t i = 0; i < std::max(count, before); ++i) {
     to[i].store(i < count ? from[i].load(std::memory_order_acquire) : 0,
@@ -60,6 +60,21 @@ void copy_pins(const Desk& from, Desk& to) {
   copy_words(from.block_pins, from.block_pins_high.load(std::memory_order_acquire), to.block_pins,
              &to.block_pins_high, kBlockPinsPerDesk);
 }
+
+namespace {
+
+// Makes room among what a scan has found: forked children hold the same pins again. False: too much
+// is different.
+template <class Array>
+bool drop_doubles(Array& found, std::size_t* count) {
+  const auto end = found.begin() + static_cast<std::ptrdiff_t>(*count);
+  std::sort(found.begin(), end);
+  *count = static_cast<std::size_t>(std::unique(found.begin(), end) - found.begin());
+  // Sorting again for a few places each time would make the scan long.
+  return *count <= found.size() / 2;
+}
+
+}  // namespace
 
 void PinScan::scan(const Space& space) {
   Header& header = space.writable();
@@ -80,11 +95,10 @@ void PinScan::scan(const Space& space) {
       if (word == 0) continue;
       lowest = std::min(lowest, word - 1);
       if (pin_count_ > 0 && pins_[pin_count_ - 1] == word - 1) continue;
-      if (pin_count_ == kPinsKept) {
-        pins_overflow_ = true;
-      } else {
-        pins_[pin_count_++] = word - 1;
+      if (pin_count_ == kPinsKept && !pins_overflow_) {
+        pins_overflow_ = !drop_doubles(pins_, &pin_count_);
       }
+      if (!pins_overflow_) pins_[pin_count_++] = word - 1;
     }
   }
   for (std::uint32_t slot = 0; slot < slots; ++slot) {
@@ -94,11 +108,10 @@ void PinScan::scan(const Space& space) {
     for (std::uint32_t i = 0; i < high; ++i) {
       const std::uint64_t block = desk.block_pins[i].load(std::memory_order_seq_cst);
       if (block == 0) continue;
-      if (block_count_ == kBlocksKept) {
-        blocks_overflow_ = true;
-      } else {
-        blocks_[block_count_++] = block;
+      if (block_count_ == kBlocksKept && !blocks_overflow_) {
+        blocks_overflow_ = !drop_doubles(blocks_, &block_count_);
       }
+      if (!blocks_overflow_) blocks_[block_count_++] = block;
     }
   }
   std::sort(pins_.begin(), pins_.begin() + static_cast<std::ptrdiff_t>(pin_count_));

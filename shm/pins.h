@@ -39,8 +39,8 @@ class Pins {
   std::uint32_t next_ = 0;  // where to look for a free pin first
 };
 
-// Lock held; `to` is nobody's yet. Whoever copies has to hold the pins still meanwhile: what it sets
-// or clears after its words were read is not in the copy.
+// Lock held; `to` is nobody's yet. The owner of `from` has to hold its pins still meanwhile: what
+// it sets or clears after a word was read is not in the copy.
 void copy_pins(const Desk& from, Desk& to);
 
 // Reclaimer's side: lock held. What a scan of all pins has found.

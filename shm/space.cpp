@@ -173,10 +173,20 @@ Space::Space(const SegmentFds& fds, Access access)
   if (!observer) {
     backing_ = KnownFd(OwnedFd(fcntl(fds.data_writable, F_DUPFD_CLOEXEC, 3)));
     if (backing_.get() < 0) fail("keeping the segment's descriptor");
+    backing_path_ = "/proc/self/fd/" + std::to_string(backing_.get());
   }
 }
 
 Space::~Space() = default;
+
+void Space::mark_process() const noexcept {
+  if (backing_.get() < 0) return;
+  const OwnedFd own(open(backing_path_.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!own) return;
+  void* page = mmap(nullptr, kPageBytes, PROT_NONE, MAP_SHARED, own.get(), 0);
+  // Children of this process are not this process.
+  if (page != MAP_FAILED) static_cast<void>(madvise(page, kPageBytes, MADV_DONTFORK));
+}
 
 void Space::forbid_reading() const noexcept {
   static_cast<void>(mprotect(readable_, capacity_, PROT_NONE));

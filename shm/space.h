@@ -85,6 +85,10 @@ class Space {
 
   Access access() const { return access_; }
 
+  // In a forked child that reads on: a page of the data segment, mapped through an open file of its
+  // own, which the kernel closes when the process's memory goes (end or exec). For the coordinator,
+  // which is told of that (inotify). Async-signal-safe; failing costs no more than being told.
+  void mark_process() const noexcept;
   // For a forked child whose inherited views nothing protects: from now on a look at the data is a
   // SIGSEGV instead of silently something else. Async-signal-safe.
   void forbid_reading() const noexcept;
@@ -97,6 +101,7 @@ class Space {
   std::byte* desks_ = nullptr;
   std::uint64_t capacity_ = 0;
   KnownFd backing_;  // to allocate memory with
+  std::string backing_path_;  // through which it can be opened anew
   Access access_;
 };
 

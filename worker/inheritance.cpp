@@ -54,8 +54,7 @@ bool Inheritance::ask(bool copy) {
   if (control_.get() < 0) return false;
   try {
     auto [ours, theirs] = shm::make_control_pair();
-    if (shm::send_control(control_.get(), shm::Reserve{copy}, {theirs.get()}) ==
-        shm::Sent::kYes) {
+    if (shm::send_control(control_.get(), shm::Reserve{copy}, {theirs.get()}) == shm::Sent::kYes) {
       socket_ = shm::KnownFd(std::move(ours));
     }
   } catch (const std::exception&) {
@@ -150,6 +149,7 @@ void Inheritance::become_heir() noexcept {
     pin.users = pin.snapshots;
   }
   in_.fork_guard.become_heir();
+  in_.space.mark_process();  // before the coordinator hears of us
   // Without this (no descriptor left, say) the slot lives by the socket alone.
   const auto pidfd = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0u));
   if (pidfd < 0) return;

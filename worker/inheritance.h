@@ -29,7 +29,9 @@ namespace theus::worker {
 
 class Inheritance final : public shm::ForkParticipant {
  public:
-  static constexpr std::uint64_t kPatienceNs = 100'000'000;
+  // Waited in full only while supervisor or lock holder are stopped, or the machine is overloaded;
+  // then waiting is better than a child that sees nothing. Who is dead is not waited for.
+  static constexpr std::uint64_t kPatienceNs = 500'000'000;
 
   explicit Inheritance(Session::Internals& session) : in_(session) {}
   // Takes part in forks from now on, and asks for the first spare slot without waiting for it.

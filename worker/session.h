@@ -62,7 +62,8 @@ class Session {
   bool forked() const;  // true in a child of the process that attached; then only for reading:
   // True in the process that attached, and in a forked child whose inherited snapshots and block
   // pins are its own: these may be read and released there, and blocks be pinned. Otherwise the
-  // child's mapping is closed (unless it was made without fork handlers) and releasing does nothing.
+  // child's mapping is closed (unless it was made without fork handlers), and releasing does
+  // nothing.
   bool keeps_views() const;
   const shm::Space& space() const;
 

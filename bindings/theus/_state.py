@@ -17,8 +17,8 @@ class State(Mapping[Any, Any]):
     """One version of the whole state, kept for as long as this object (or a part of it) lives.
 
     Values are as in `engine.snapshot()`: plain where they cannot be changed, read-only proxies
-    where they could; a write raises ReadOnlyError. May be used from any thread. A State that was
-    made before a fork raises TheusError in the child.
+    where they could; a write raises ReadOnlyError. May be used from any thread, and in a forked
+    child: that holds the version on its own. (TheusError there if no slot was left for it.)
     """
 
     __slots__ = ("__weakref__", "_engine", "_root", "_version")

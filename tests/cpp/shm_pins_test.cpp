@@ -130,12 +130,52 @@ TEST_F(ShmPins, BlockPins) {
 }
 
 TEST_F(ShmPins, TooManyBlockPinsKeepEveryBlock) {
-  for (int d = 0; d < 5; ++d) {
+  for (std::uint32_t d = 0; d < 5; ++d) {
     shm::Desk& desk = world.space().desk(d == 0 ? slot : world.admit(getpid()));
     desk.block_pins_high.store(shm::kBlockPinsPerDesk);
-    for (std::uint32_t i = 0; i < shm::kBlockPinsPerDesk; ++i) desk.block_pins[i].store(i + 1);
+    for (std::uint32_t i = 0; i < shm::kBlockPinsPerDesk; ++i) {
+      desk.block_pins[i].store(d * shm::kBlockPinsPerDesk + i + 1);
+    }
   }
   EXPECT_TRUE(scanned().block_pinned(1'000'000));
+}
+
+TEST_F(ShmPins, CopiesInManySlotsAreNotTooMany) {
+  shm::Desk& desk = world.space().desk(slot);
+  desk.pins_high.store(shm::kPinsPerDesk);
+  desk.block_pins_high.store(shm::kBlockPinsPerDesk);
+  for (std::uint32_t i = 0; i < shm::kPinsPerDesk; ++i) desk.pins[i].store(2 * i + 11);
+  for (std::uint32_t i = 0; i < shm::kBlockPinsPerDesk; ++i) desk.block_pins[i].store(i + 1);
+  for (int child = 0; child < 12; ++child) {
+    shm::copy_pins(desk, world.space().desk(world.admit(getpid())));
+  }
+  clock(100'000);
+  const PinScan& found = scanned();
+  EXPECT_FALSE(found.invisible(10, 11));
+  EXPECT_TRUE(found.invisible(11, 12)) << "a version between two that are pinned";
+  EXPECT_TRUE(found.block_pinned(shm::kBlockPinsPerDesk));
+  EXPECT_FALSE(found.block_pinned(shm::kBlockPinsPerDesk + 1));
+  EXPECT_EQ(found.oldest(), 10u);
+}
+
+TEST_F(ShmPins, ACopyIsTheWholeOfIt) {
+  shm::Desk& from = world.space().desk(slot);
+  shm::Desk& to = world.space().desk(world.admit(getpid()));
+  from.pins_high.store(2);
+  from.pins[0].store(0);
+  from.pins[1].store(8);
+  from.block_pins_high.store(1);
+  from.block_pins[0].store(77);
+  to.pins_high.store(3);  // of a tenant before
+  for (int i = 0; i < 3; ++i) to.pins[i].store(5);
+  shm::copy_pins(from, to);
+  EXPECT_EQ(to.pins[0].load(), 0u);
+  EXPECT_EQ(to.pins[1].load(), 8u);
+  EXPECT_EQ(to.pins[2].load(), 0u);
+  EXPECT_EQ(to.pins_high.load(), 3u) << "it only grows";
+  EXPECT_EQ(to.block_pins[0].load(), 77u);
+  EXPECT_EQ(to.block_pins_high.load(), 1u);
+  EXPECT_EQ(from.pins[1].load(), 8u);
 }
 
 TEST_F(ShmPins, APinThatCameTooLateIsTakenAgain) {

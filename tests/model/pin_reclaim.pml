@@ -18,7 +18,11 @@
  * Mirrors shm/pins.cpp `Pins::take`, `release` (reader) and `PinScan::scan`, `invisible`,
  * `block_pinned`; shm/reclaim.cpp `Reclaimer::run`, `prune_chain` (holder); shm/versions.cpp
  * `visible_at`. The code scans anew at each `run`, and prunes only between commits: that is less
- * than the model allows.
+ * than the model allows. COPY_PIN mirrors shm/pins.cpp `copy_pins`, called under the lock through
+ * shm/arbiter.cpp `Arbiter::copy_pins` by worker/inheritance.cpp `fill` (a fork) and by
+ * coordinator/janitor.cpp `place` (a fork in a forked child). There the first pin is the parent's
+ * and the copy the child's: that the reader clears the first one at once is the parent releasing it
+ * as early as it can.
  *
  * MEMORY. Stores of pins, and of reclaim_clock, go through store buffers as on x86-TSO: a FIFO per
  * reader (BUFFER entries), one entry for the lock holder, emptied at any moment by the machine, or

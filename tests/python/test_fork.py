@@ -134,22 +134,6 @@ def test_leaving_the_parents_with_in_a_child_does_not_commit(
     assert engine.state["n"] == 7
 
 
-def test_a_snapshot_of_the_parents(engine: theus.Engine) -> None:
-    state = engine.state
-    with engine.snapshot() as ctx:
-
-        def child() -> int:
-            with pytest.raises(theus.TheusError):
-                ctx.read("n")
-            with pytest.raises(theus.TheusError):
-                state["m"]["k"]
-            return 0
-
-        assert run_forked(child) == 0
-        assert ctx.n == 0
-    assert state["m"]["k"] == "v"
-
-
 def test_a_view_of_the_parents(engine: theus.Engine) -> None:
     view = engine.state["array"]
 
