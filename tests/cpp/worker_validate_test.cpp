@@ -135,7 +135,10 @@ TEST_F(WorkerValidate, AKeyThatWasDeletedOrInserted) {
   EXPECT_TRUE(conflicts([&] { erase(numbered(7)); }));
   // Absent now, and comes back: in a new place, or as a key whose record has gone in between.
   EXPECT_TRUE(conflicts([&] { insert(numbered(7)); }));
-  EXPECT_TRUE(conflicts([&] { insert("absent 1999"); }));
+  const CommitResult named = sum([&](int) { insert("absent 1999"); });
+  ASSERT_EQ(named.status, Status::kConflict);
+  ASSERT_NE(named.conflict, nullptr);
+  EXPECT_EQ(named.conflict->key.whole(), "absent 1999");
   EXPECT_FALSE(conflicts([&] { insert("never looked for"); }));
   EXPECT_TRUE(conflicts([&] {
     erase(numbered(8));
@@ -189,6 +192,18 @@ TEST_F(WorkerValidate, ManyWritesAreCaughtUpWith) {
     });
     EXPECT_EQ(result.status, Status::kConflict);
     EXPECT_EQ(requests, when == 0 ? 1 : 4);
+  }
+}
+
+TEST_F(WorkerValidate, TheFirstThatOneHoldDoesNotLookAtIsLookedAtNext) {
+  for (const int before : {-1, 0, 1}) {
+    EXPECT_EQ(sum([&](int n) {
+      if (n != 1) return;
+      write_one_by_one(static_cast<int>(kRingWalk) + before);
+      write("m", 5);
+      write_one_by_one(10);
+    }).status, Status::kConflict) << before;
+    EXPECT_EQ(requests, before < 0 ? 1 : 2);
   }
 }
 
@@ -347,10 +362,11 @@ TEST_F(WorkerValidate, AStepUnderWayIsJudgedByWhatBecomesOfIt) {
       [](Transaction& t, Mapping* m) { t.size(m); },
   };
   Transaction& t = transaction;
-  const auto attempt = [&](std::size_t which, bool commits) {
+  const auto attempt = [&](std::size_t which, bool commits, std::string_view inserted = {}) {
     t.begin(Isolation::kSerializable);
     reads[which](t, t.child(at(t, {"m"})));
     t.put_int(at(t, {"sum"}), 1);
+    if (!inserted.empty()) insert(inserted);
     HalfDone step(world, *other);
     requests = 0;
     reader->internals().before_request = [&] {
@@ -369,6 +385,8 @@ TEST_F(WorkerValidate, AStepUnderWayIsJudgedByWhatBecomesOfIt) {
     EXPECT_EQ(attempt(which, false), Status::kCommitted) << which;
     EXPECT_EQ(attempt(which, true), Status::kConflict) << which;
   }
+  // The version found in place hides one that did come to be.
+  EXPECT_EQ(attempt(2, false, "hidden"), Status::kConflict);
 }
 
 TEST_F(WorkerValidate, ACountOfAStepThatIsBeingUndoneIsNotBelieved) {
