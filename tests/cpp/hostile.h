@@ -32,9 +32,7 @@ class Hostile {
 
   worker::Stock& stock() { return stock_; }
   std::uint64_t clock() const { return world_.space().header().clock.load(); }
-  std::uint64_t next_sequence() const {
-    return world_.space().desk(slot_).request.load() + 1;
-  }
+  std::uint64_t next_sequence() const { return world_.space().desk(slot_).request.load() + 1; }
 
   shm::Link record(std::int64_t value) {
     const shm::Link link = stock_.take(shm::kSmallRecord);

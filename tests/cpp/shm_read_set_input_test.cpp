@@ -41,7 +41,12 @@ class ShmReadSetInput : public ::testing::Test {
   }
   void TearDown() override {
     mad.reset();
-    commit(*session, [](Transaction& t) { t.put_int(at(t, {"m", "b"}), 4); }, 1);
+    commit(
+        *session,
+        [](Transaction& t) {
+          t.put_int(at(t, {"m", "b"}), 4);
+        },
+        1);
     session.reset();
     world.reclaim_all();
     const Audit result = audit(world, true);
@@ -78,8 +83,7 @@ class ShmReadSetInput : public ::testing::Test {
     to.setCompared(static_cast<std::uint16_t>(name.size()));
   }
   std::uint64_t sort_of(std::string_view name) {
-    return shm::key_sort(
-        shm::hash_key(world.space().header().hash_seed.load(), node, key(name)));
+    return shm::key_sort(shm::hash_key(world.space().header().hash_seed.load(), node, key(name)));
   }
 
   World world{shm::kMinCapacityBytes};
@@ -91,65 +95,76 @@ class ShmReadSetInput : public ::testing::Test {
 
 TEST_F(ShmReadSetInput, AnHonestOneIsDecided) {
   EXPECT_EQ(submit([&](wire::Delta::Builder delta) {
-    check(delta.initValidated(1)[0], a, wire::Check::Kind::PRESENT);
-  }), Outcome::kCommitted);
+              check(delta.initValidated(1)[0], a, wire::Check::Kind::PRESENT);
+            }),
+            Outcome::kCommitted);
   EXPECT_EQ(submit([&](wire::Delta::Builder delta) {
-    check(delta.initValidated(1)[0], a, wire::Check::Kind::KEY, before);
-  }), Outcome::kConflict);
+              check(delta.initValidated(1)[0], a, wire::Check::Kind::KEY, before);
+            }),
+            Outcome::kConflict);
   EXPECT_EQ(submit([&](wire::Delta::Builder delta) {
-    absence(delta.initValidatedAbsences(1)[0], "z");
-    delta.initAbsenceSorts(1).set(0, sort_of("z"));
-  }), Outcome::kConflict);
+              absence(delta.initValidatedAbsences(1)[0], "z");
+              delta.initAbsenceSorts(1).set(0, sort_of("z"));
+            }),
+            Outcome::kConflict);
   EXPECT_EQ(submit([&](wire::Delta::Builder delta) {
-    absence(delta.initValidatedAbsences(1)[0], "y");
-    delta.initAbsenceSorts(1).set(0, sort_of("y"));
-  }), Outcome::kCommitted);
+              absence(delta.initValidatedAbsences(1)[0], "y");
+              delta.initAbsenceSorts(1).set(0, sort_of("y"));
+            }),
+            Outcome::kCommitted);
 }
 
 TEST_F(ShmReadSetInput, ValidatedAtSomeOtherTime) {
   for (const std::uint64_t when : {before - 1, mad->clock() + 1, ~std::uint64_t{0}}) {
     EXPECT_EQ(submit([&](wire::Delta::Builder delta) {
-      delta.setValidatedAt(when);
-      check(delta.initValidated(1)[0], a, wire::Check::Kind::PRESENT);
-    }), Outcome::kBadDelta) << when;
+                delta.setValidatedAt(when);
+                check(delta.initValidated(1)[0], a, wire::Check::Kind::PRESENT);
+              }),
+              Outcome::kBadDelta)
+        << when;
   }
 }
 
 TEST_F(ShmReadSetInput, ListsThatDoNotBelongTogether) {
   for (const unsigned sorts : {0u, 1u, 3u}) {
     EXPECT_EQ(submit([&](wire::Delta::Builder delta) {
-      auto absences = delta.initValidatedAbsences(2);
-      for (const auto each : absences) absence(each, "y");
-      auto numbers = delta.initAbsenceSorts(sorts);
-      for (unsigned i = 0; i < sorts; ++i) numbers.set(i, sort_of("z"));
-    }), Outcome::kBadDelta) << sorts;
+                auto absences = delta.initValidatedAbsences(2);
+                for (const auto each : absences) absence(each, "y");
+                auto numbers = delta.initAbsenceSorts(sorts);
+                for (unsigned i = 0; i < sorts; ++i) numbers.set(i, sort_of("z"));
+              }),
+              Outcome::kBadDelta)
+        << sorts;
   }
 }
 
 TEST_F(ShmReadSetInput, ManyAlikeAreRefused) {
   // Each entry of the ring would have all of them made again.
   EXPECT_EQ(submit([&](wire::Delta::Builder delta) {
-    auto checks = delta.initValidated(shm::kAlikeMax);
-    for (const auto each : checks) check(each, a, wire::Check::Kind::PRESENT);
-  }), Outcome::kCommitted);
+              auto checks = delta.initValidated(shm::kAlikeMax);
+              for (const auto each : checks) check(each, a, wire::Check::Kind::PRESENT);
+            }),
+            Outcome::kCommitted);
   EXPECT_EQ(submit([&](wire::Delta::Builder delta) {
-    auto checks = delta.initValidated(shm::kAlikeMax + 1);
-    for (const auto each : checks) check(each, a, wire::Check::Kind::PRESENT);
-  }), Outcome::kBadDelta);
+              auto checks = delta.initValidated(shm::kAlikeMax + 1);
+              for (const auto each : checks) check(each, a, wire::Check::Kind::PRESENT);
+            }),
+            Outcome::kBadDelta);
   EXPECT_EQ(submit([&](wire::Delta::Builder delta) {
-    auto absences = delta.initValidatedAbsences(shm::kAlikeMax + 1);
-    auto sorts = delta.initAbsenceSorts(absences.size());
-    for (unsigned i = 0; i < sorts.size(); ++i) {
-      absence(absences[i], "y");
-      sorts.set(i, sort_of("z"));
-    }
-  }), Outcome::kBadDelta);
+              auto absences = delta.initValidatedAbsences(shm::kAlikeMax + 1);
+              auto sorts = delta.initAbsenceSorts(absences.size());
+              for (unsigned i = 0; i < sorts.size(); ++i) {
+                absence(absences[i], "y");
+                sorts.set(i, sort_of("z"));
+              }
+            }),
+            Outcome::kBadDelta);
 }
 
 TEST_F(ShmReadSetInput, WildSubjects) {
   std::mt19937_64 random(5);
-  std::vector<std::uint64_t> wild = {0, 1, node, node + (1ull << 32), a + (1ull << 32),
-                                     Link::marker(1).raw, ~std::uint64_t{0}};
+  std::vector<std::uint64_t> wild = {
+      0, 1, node, node + (1ull << 32), a + (1ull << 32), Link::marker(1).raw, ~std::uint64_t{0}};
   for (int i = 0; i < 200; ++i) wild.push_back(random());
   for (const std::uint64_t subject : wild) {
     for (int kind = 0; kind < 4; ++kind) {
@@ -161,8 +176,9 @@ TEST_F(ShmReadSetInput, WildSubjects) {
         absence(delta.initValidatedAbsences(1)[0], "z");
         delta.initAbsenceSorts(1).set(0, random() % 2 == 0 ? sort_of("z") : random());
       });
+      // Again: those that were committed have made the way through the ring long.
       ASSERT_TRUE(outcome == Outcome::kConflict || outcome == Outcome::kCommitted ||
-                  outcome == Outcome::kBadDelta);
+                  outcome == Outcome::kBadDelta || outcome == Outcome::kValidateAgain);
     }
   }
 }
