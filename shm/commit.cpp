@@ -184,9 +184,9 @@ Committer::Applied Committer::apply(wire::Operation::Reader operation, std::uint
     if (operation.getKind() == wire::Operation::Kind::DELETE) {
       applied = remove(node_link.unit(), key_link.unit(), winner);
     } else {
-      applied =
-          replace(node_link.unit(), key_link.unit(), Link(operation.getRecord()),
-                  linker_.usable_spare(Link(operation.getSpareChunk())), operation.getMoved(), winner);
+      applied = replace(node_link.unit(), key_link.unit(), Link(operation.getRecord()),
+                        linker_.usable_spare(Link(operation.getSpareChunk())), operation.getMoved(),
+                        winner);
     }
   }
   if (applied == Applied::kDone) raise_below(node_link.unit());
@@ -236,7 +236,8 @@ Committer::Applied Committer::insert(std::uint32_t node_unit, wire::Operation::R
   const Link key_link(operation.getNewKey());
   const Link record_link(operation.getRecord());
   const std::uint32_t spare = linker_.usable_spare(Link(operation.getSpareChunk()));
-  if (!linker_.owns(key_link, is_key) || !linker_.owns(record_link, is_record)) return Applied::kBad;
+  if (!linker_.owns(key_link, is_key) || !linker_.owns(record_link, is_record))
+    return Applied::kBad;
   KeyRecord& key = tables_.key(key_link.unit());
   if (key.node.load(std::memory_order_relaxed) != operation.getNode() ||
       !linker_.well_formed_key(key_link)) {
@@ -278,8 +279,7 @@ Committer::Applied Committer::remove(std::uint32_t node_unit, std::uint32_t key_
   superseded(record);
   change_keys(node_unit, -1);
   tables_.retain(key_unit);
-  note_write(
-      Link(tables_.key(key_unit).cell.generation.load(std::memory_order_relaxed), key_unit));
+  note_write(Link(tables_.key(key_unit).cell.generation.load(std::memory_order_relaxed), key_unit));
   return Applied::kDone;
 }
 

@@ -4,12 +4,6 @@
 
 namespace theus::shm {
 
-// 0 when an earlier operation of the delta has used the chunk up: then it has places left, or the
-// worker brought too few.
-std::uint32_t Linker::usable_spare(Link chunk) const {
-  return chunk && owns(chunk, is_chunk) ? chunk.unit() : 0;
-}
-
 // The kind is one of ours, and its inline bytes fit into the record's cell: readers copy them.
 bool Linker::well_formed(Link link) const {
   const RecordShape shape =
@@ -78,7 +72,7 @@ bool Linker::link_pending(std::uint32_t pending, std::uint64_t* keys) {
 }
 
 bool Linker::link_chunk(std::uint32_t node_unit, Link chunk_link, std::uint32_t prev,
-                           std::uint64_t* count, std::uint32_t* pending) {
+                        std::uint64_t* count, std::uint32_t* pending) {
   if (!owns(chunk_link, is_chunk)) return false;
   const std::uint8_t cell_class = locate_cell(tables_.space, chunk_link.unit())->cell_class();
   OrderChunk& chunk = tables_.chunk(chunk_link.unit());
@@ -99,7 +93,7 @@ bool Linker::link_chunk(std::uint32_t node_unit, Link chunk_link, std::uint32_t 
 }
 
 bool Linker::link_entry(std::uint32_t node_unit, Link key_link, std::uint32_t chunk_unit,
-                           std::uint32_t place, std::uint32_t* pending) {
+                        std::uint32_t place, std::uint32_t* pending) {
   if (!owns(key_link, is_key)) return false;
   KeyRecord& key = tables_.key(key_link.unit());
   const Link record_link(key.head.load(std::memory_order_relaxed));

@@ -26,8 +26,11 @@ class Linker {
   }
   bool link_record(Link record, Link key_link, std::uint64_t version);
   bool well_formed_key(Link key) const;
-  // The unit of a spare chunk, 0 if it is no longer one.
-  std::uint32_t usable_spare(Link chunk) const;
+  // The unit of a spare chunk. 0 when an earlier operation of the delta has used it up: then it has
+  // places left, or the worker brought too few.
+  std::uint32_t usable_spare(Link chunk) const {
+    return chunk && owns(chunk, is_chunk) ? chunk.unit() : 0;
+  }
 
   // --- Steps of their own (nursery.cpp)
 

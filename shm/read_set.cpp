@@ -76,8 +76,8 @@ Decision ReadSet::check_written_since(wire::Delta::Reader delta, std::uint64_t c
     }
     bool gone = false;
     if (absences.size() == 0 || !tables_.names(entry.subject, is_key, &gone)) continue;
-    const std::uint64_t sort = tables_.key(entry.subject.unit()).sort.load(
-        std::memory_order_relaxed);
+    const std::uint64_t sort =
+        tables_.key(entry.subject.unit()).sort.load(std::memory_order_relaxed);
     const std::uint32_t alike =
         lower_bound(sorts.size(), sort, [&](std::uint32_t i) { return sorts[i]; });
     for (std::uint32_t i = alike; i < sorts.size() && sorts[i] == sort; ++i) {

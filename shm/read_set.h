@@ -26,7 +26,7 @@
 
 namespace theus::shm {
 
-inline constexpr std::uint64_t kRingWalk = 1024;  // entries; then on to the end of their delta
+inline constexpr std::uint64_t kRingWalk = 512;  // entries; then on to the end of their delta
 // Checks of one subject, and absences of one sort word: a key can be read in two ways, and hashes
 // can collide. No honest delta has more; the bound keeps a hostile one from a long hold.
 inline constexpr std::uint32_t kAlikeMax = 4;

@@ -2,23 +2,6 @@
 
 namespace theus::shm {
 
-bool Tables::owns(std::uint32_t slot, Link link, bool (*fits)(std::uint8_t)) const {
-  const auto place = locate_cell(space, link.unit());
-  if (!place || place->head.owner != slot || !fits(place->cell_class())) return false;
-  const auto* cell = space.writable_cell<CellHeader>(link.unit());
-  return cell->generation.load(std::memory_order_acquire) == link.generation() &&
-         cell->state.load(std::memory_order_acquire) == kCellHeld;
-}
-
-bool Tables::names(Link link, bool (*fits)(std::uint8_t), bool* gone) const {
-  const auto place = locate_cell(space, link.unit());
-  if (!place || !fits(place->cell_class())) return false;
-  const auto* cell = space.writable_cell<CellHeader>(link.unit());
-  *gone = cell->generation.load(std::memory_order_relaxed) != link.generation() ||
-          cell->state.load(std::memory_order_relaxed) != kCellLinked;
-  return !*gone;
-}
-
 bool Tables::append_place(std::uint32_t node_unit, Link key_link, VersionRecord& new_record,
                           std::uint32_t spare) {
   NodeRecord& home = node(node_unit);

@@ -31,9 +31,22 @@ struct Tables {
   OrderChunk& chunk(std::uint32_t unit) const { return *space.writable_cell<OrderChunk>(unit); }
 
   // True if `link` names a cell of that kind that `slot` has filled and not yet given away.
-  bool owns(std::uint32_t slot, Link link, bool (*fits)(std::uint8_t cell_class)) const;
+  bool owns(std::uint32_t slot, Link link, bool (*fits)(std::uint8_t cell_class)) const {
+    const auto place = locate_cell(space, link.unit());
+    if (!place || place->head.owner != slot || !fits(place->cell_class())) return false;
+    const auto* cell = space.writable_cell<CellHeader>(link.unit());
+    return cell->generation.load(std::memory_order_acquire) == link.generation() &&
+           cell->state.load(std::memory_order_acquire) == kCellHeld;
+  }
   // True if `link` names a cell of that kind that is part of the state. *gone: it was one once.
-  bool names(Link link, bool (*fits)(std::uint8_t cell_class), bool* gone) const;
+  bool names(Link link, bool (*fits)(std::uint8_t cell_class), bool* gone) const {
+    const auto place = locate_cell(space, link.unit());
+    if (!place || !fits(place->cell_class())) return false;
+    const auto* cell = space.writable_cell<CellHeader>(link.unit());
+    *gone = cell->generation.load(std::memory_order_relaxed) != link.generation() ||
+            cell->state.load(std::memory_order_relaxed) != kCellLinked;
+    return !*gone;
+  }
 
   // Gives `record` (not yet linked) a place at the end of the node's order and enters `key` there.
   // `spare`: a filled empty chunk to use if there is no place left. False: there was neither.

@@ -20,16 +20,33 @@
 
 namespace theus::shm {
 
-inline constexpr std::uint64_t kRingPerDelta = 1024;
+inline constexpr std::uint64_t kRingPerDelta = 512;
 
 class WriteRing {
  public:
   WriteRing(const Space& space, StepJournal& journal) : space_(space), journal_(journal) {}
 
   // Before the first note() of a delta that will be `version`.
-  void begin(std::uint64_t version);
+  void begin(std::uint64_t version) {
+    version_ = version;
+    begin_ = next_ = end();
+  }
   // The delta has written the key, or changed the set of keys of the node, that `subject` names.
-  void note(Link subject);
+  void note(Link subject) {
+    if (next_ - begin_ == kRingPerDelta) return;
+    if (next_ - begin_ == kRingPerDelta - 1) subject = Link();
+    Header& header = space_.writable();
+    CommittedWrite& entry = header.ring[next_ % kCommitRing];
+    // Nobody looks at positions from ring_next on: the entry itself needs no undo.
+    entry.version.store(version_, std::memory_order_release);
+    entry.subject.store(subject.raw, std::memory_order_release);
+    if (next_ == begin_) {
+      journal_.set(header.ring_next, next_ + 1);
+    } else {
+      journal_.set_again(header.ring_next, next_ + 1);
+    }
+    ++next_;
+  }
 
   struct Entry {
     std::uint64_t version = 0;
@@ -38,7 +55,7 @@ class WriteRing {
   // Positions run from first_above() to end(). nullopt: what came right after `version` may have
   // been overwritten.
   std::optional<std::uint64_t> first_above(std::uint64_t version) const;
-  std::uint64_t end() const;
+  std::uint64_t end() const { return space_.header().ring_next.load(std::memory_order_relaxed); }
   Entry at(std::uint64_t position) const;
 
  private:

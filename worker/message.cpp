@@ -1,7 +1,5 @@
 #include "worker/message.h"
 
-#include "shm/index.h"
-
 namespace theus::worker {
 
 using shm::Link;
@@ -9,8 +7,7 @@ namespace wire = shm::wire;
 
 namespace {
 
-void write_checks(const std::vector<PlannedCheck>& from,
-                  capnp::List<wire::Check>::Builder checks) {
+void write_checks(const std::vector<PlannedCheck>& from, capnp::List<wire::Check>::Builder checks) {
   for (unsigned i = 0; i < checks.size(); ++i) {
     auto check = checks[i];
     check.setSubject(from[i].link);
@@ -19,10 +16,10 @@ void write_checks(const std::vector<PlannedCheck>& from,
   }
 }
 
-void write_absences(const std::vector<const Entry*>& from,
+void write_absences(const std::vector<PlannedAbsence>& from,
                     capnp::List<wire::Absence>::Builder absences) {
   for (unsigned i = 0; i < absences.size(); ++i) {
-    const Entry& entry = *from[i];
+    const Entry& entry = *from[i].entry;
     auto absence = absences[i];
     absence.setNode(entry.mapping->node);
     absence.setKey(kj::arrayPtr(reinterpret_cast<const kj::byte*>(entry.key.data),
@@ -57,7 +54,7 @@ void write_message(const Transaction::State& s, const Plan& plan, Link journal_r
     write_absences(plan.validated_absences, delta.initValidatedAbsences(count));
     auto sorts = delta.initAbsenceSorts(count);
     for (unsigned i = 0; i < count; ++i) {
-      sorts.set(i, shm::key_sort(plan.validated_absences[i]->hash));
+      sorts.set(i, plan.validated_absences[i].sort);
     }
   }
   auto operations = delta.initOperations(static_cast<unsigned>(plan.operations.size()));

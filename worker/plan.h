@@ -18,6 +18,11 @@ struct PlannedCheck {
   const Mapping* mapping;
 };
 
+struct PlannedAbsence {
+  const Entry* entry;
+  std::uint64_t sort;  // once validated: the key's place in the index
+};
+
 struct PlannedOperation {
   const Entry* entry;
   shm::wire::Operation::Kind kind;
@@ -26,11 +31,11 @@ struct PlannedOperation {
 
 struct Plan {
   std::vector<PlannedCheck> checks;
-  std::vector<const Entry*> absences;
+  std::vector<PlannedAbsence> absences;
   // Those of a large read set that held at `validated_at`, in the order in which the arbiter
   // searches them (validate.h).
   std::vector<PlannedCheck> validated;
-  std::vector<const Entry*> validated_absences;
+  std::vector<PlannedAbsence> validated_absences;
   std::uint64_t validated_at = 0;
   std::vector<PlannedOperation> operations;
   std::uint64_t absence_words = 0;

@@ -97,7 +97,7 @@ void plan_checks(const Transaction::State& s, Plan& plan) {
     if (entry->mapping->read_structure) continue;
     // Written and taken back again: the key still had to be absent for that.
     if (!(entry->read || entry->presence_read || entry->written) || submits(s, *entry)) continue;
-    plan.absences.push_back(entry);
+    plan.absences.push_back({entry, 0});
     plan.absence_words += 4 + entry->key.size / 8;
   }
 }
@@ -263,9 +263,9 @@ Refuted subject_of(const Plan& plan, std::size_t index) {
     return false;
   };
   if (in(plan.checks)) return {plan.checks[index].entry, plan.checks[index].mapping};
-  if (in(plan.absences)) return {plan.absences[index]};
+  if (in(plan.absences)) return {plan.absences[index].entry};
   if (in(plan.validated)) return {plan.validated[index].entry, plan.validated[index].mapping};
-  if (in(plan.validated_absences)) return {plan.validated_absences[index]};
+  if (in(plan.validated_absences)) return {plan.validated_absences[index].entry};
   if (in(plan.operations)) return {plan.operations[index].entry};
   return {};
 }

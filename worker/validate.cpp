@@ -114,18 +114,17 @@ std::optional<Refuted> validate(const Transaction::State& state, Plan& plan) {
     }
   }
   plan.checks.resize(open);
-  for (const Entry* entry : plan.absences) {
-    if (judge.judge_absence(*entry) == Judged::kFails) {
-      return Refuted{entry, nullptr, judge.winner()};
+  for (PlannedAbsence& absence : plan.absences) {
+    if (judge.judge_absence(*absence.entry) == Judged::kFails) {
+      return Refuted{absence.entry, nullptr, judge.winner()};
     }
+    absence.sort = shm::key_sort(absence.entry->hash);
   }
   plan.validated_absences.swap(plan.absences);
   std::sort(plan.validated.begin(), plan.validated.end(),
             [](const PlannedCheck& a, const PlannedCheck& b) { return a.link < b.link; });
   std::sort(plan.validated_absences.begin(), plan.validated_absences.end(),
-            [](const Entry* a, const Entry* b) {
-              return shm::key_sort(a->hash) < shm::key_sort(b->hash);
-            });
+            [](const PlannedAbsence& a, const PlannedAbsence& b) { return a.sort < b.sort; });
   return std::nullopt;
 }
 

@@ -4,6 +4,7 @@
 
 #include "tests/cpp/audit.h"
 #include "tests/cpp/harness.h"
+#include "worker/internals.h"
 
 namespace theus::testing {
 namespace {
@@ -234,6 +235,50 @@ TEST_P(Conformance, LargeNewMappingsAreLinkedPieceByPiece) {
   session.reset();
   const Audit result = audit(world, true);
   EXPECT_TRUE(result.faults.empty()) << result.text();
+}
+
+TEST_P(Conformance, NobodySpendsWhatOthersHaveSpent) {
+  // Each looks at all accounts before it adds to one; nothing but its read set keeps the sum from
+  // going above the limit. Large read sets are validated by their workers, one small one always.
+  constexpr int kAccounts = 1200, kLimit = 120;
+  commit(*session, [](Transaction& t) {
+    auto* m = t.put_mapping(at(t, {"spent"}));
+    for (int i = 0; i < kAccounts; ++i) t.put_int(t.entry(m, key(std::to_string(i))), 0);
+    t.put_mapping(at(t, {"noise"}));
+  });
+  run_workers(world, GetParam(), 4, [](Session& s, int w) {
+    if (w == 0) {
+      s.internals().validate_above = 0;
+      for (int i = 0; i < 3000; ++i) {
+        commit(s, [&](Transaction& t) {
+          Entry* e = at(t, {"noise", std::to_string(i % 100)});
+          i % 7 == 0 ? static_cast<void>(t.erase(e)) : t.put_int(e, i);
+        });
+      }
+      return;
+    }
+    for (bool left = true; left;) {
+      commit(s, [&](Transaction& t) {
+        auto* m = t.child(at(t, {"spent"}));
+        std::int64_t sum = 0;
+        for (int i = 0; i < kAccounts; ++i) {
+          sum += t.read(t.entry(m, key(std::to_string(i)))).integer;
+        }
+        t.read(at(t, {"noise", "absent"}));
+        left = sum < kLimit;
+        if (!left) return;
+        const auto account = (sum * 7 + w * 400) % kAccounts;
+        Entry* mine = t.entry(m, key(std::to_string(account)));
+        t.put_int(mine, t.read(mine).integer + 1);
+      });
+    }
+  });
+  Snapshot snapshot(*session);
+  std::int64_t sum = 0;
+  for (int i = 0; i < kAccounts; ++i) {
+    sum += read(snapshot, {"spent", std::to_string(i)}).integer;
+  }
+  EXPECT_EQ(sum, kLimit);
 }
 
 TEST_P(Conformance, ALongTransactionAmongShortOnesIsGivenItsTurn) {

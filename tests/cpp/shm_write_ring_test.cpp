@@ -99,6 +99,24 @@ TEST_F(ShmWriteRing, ALargeDeltaSaysThatItDoesNotTellEverything) {
   EXPECT_FALSE(lost);
 }
 
+TEST_F(ShmWriteRing, AnUndoneDeltaHasOverwrittenTheOldest) {
+  std::uint64_t version = 0;
+  while (version < kCommitRing + 100) delta({++version});
+  delta(many(kRingPerDelta, 1ull << 40), End::kUndone);
+  delta({++version});  // now its entries look as if they had been committed
+  int known = 0, forgotten = 0;
+  for (std::uint64_t back = kCommitRing - 2 * kRingPerDelta; back <= kCommitRing + 2; ++back) {
+    bool lost = false;
+    const Subjects got = since(version - back, &lost);
+    ++(lost ? forgotten : known);
+    if (lost) continue;
+    ASSERT_EQ(got.size(), back);
+    ASSERT_EQ(got.front(), version - back + 1);
+  }
+  EXPECT_GT(known, 100);
+  EXPECT_GT(forgotten, 100);
+}
+
 TEST_F(ShmWriteRing, KnowsWhatItHasForgotten) {
   // Whatever it answers is exactly what was written, also right after an undone delta that has
   // overwritten the oldest entries.

@@ -177,6 +177,22 @@ std::vector<Pair> pairs() {
       never("empty/delete of one of many", empty({"m"}), remove({"m", "a"})),
       stale("empty/delete of the last", empty({"n"}), remove({"n", "a"})),
 
+      // One read may stand in for another only where it says as much.
+      stale("contains and empty/delete", both(contains({"m", "a"}), empty({"m"})),
+            remove({"m", "a"})),
+      stale("contains and size/delete", both(contains({"m", "a"}), size({"m"})),
+            remove({"m", "a"})),
+      stale("contains, absent, and size/insert", both(contains({"m", "z"}), size({"m"})),
+            write({"m", "z"})),
+      stale("read, absent, and empty/insert", both(read_of({"m", "z"}), empty({"m"})),
+            write({"m", "z"})),
+      stale("read and size/write", both(read_of({"m", "a"}), size({"m"})), write({"m", "a"})),
+      stale("iteration and read/write", both(iterate({"m"}), read_of({"m", "a"})),
+            write({"m", "a"})),
+      stale("iteration, then read and contains/reinsert",
+            both(iterate({"m"}, 1), both(read_of({"m", "a"}), contains({"m", "a"}))),
+            reinsert({"m", "a"})),
+
       never("siblings", write({"m", "a"}), write({"m", "b"})),
       never("depths", write({"m", "a"}), write({"m", "sub", "x"})),
       never("inserts side by side", write({"m", "y"}), write({"m", "z"})),

@@ -135,7 +135,10 @@ TEST_F(WorkerValidate, AKeyThatWasDeletedOrInserted) {
   EXPECT_TRUE(conflicts([&] { erase(numbered(7)); }));
   // Absent now, and comes back: in a new place, or as a key whose record has gone in between.
   EXPECT_TRUE(conflicts([&] { insert(numbered(7)); }));
-  EXPECT_TRUE(conflicts([&] { insert("absent 1999"); }));
+  const CommitResult named = sum([&](int) { insert("absent 1999"); });
+  ASSERT_EQ(named.status, Status::kConflict);
+  ASSERT_NE(named.conflict, nullptr);
+  EXPECT_EQ(named.conflict->key.whole(), "absent 1999");
   EXPECT_FALSE(conflicts([&] { insert("never looked for"); }));
   EXPECT_TRUE(conflicts([&] {
     erase(numbered(8));
@@ -151,23 +154,24 @@ TEST_F(WorkerValidate, AKeyThatWasDeletedOrInserted) {
 
 TEST_F(WorkerValidate, AKeyThatCameAndWentIsAbsent) {
   EXPECT_EQ(sum([&](int) {
-    insert("absent 3");
-    erase("absent 3");
-  }).status, Status::kCommitted);
+              insert("absent 3");
+              erase("absent 3");
+            }).status,
+            Status::kCommitted);
   // Its record is gone, too, and the cell somebody else's.
   EXPECT_EQ(sum([&](int) {
-    insert("absent 4");
-    erase("absent 4");
-    world.reclaim_all();
-    insert("something else");
-  }).status, Status::kCommitted);
+              insert("absent 4");
+              erase("absent 4");
+              world.reclaim_all();
+              insert("something else");
+            }).status,
+            Status::kCommitted);
 }
 
 TEST_F(WorkerValidate, WritesElsewhereDoNotMatter) {
   EXPECT_EQ(sum([&](int) { write_one_by_one(kRingWalk / 2); }).status, Status::kCommitted);
   EXPECT_EQ(requests, 1);
-  EXPECT_EQ(sum([&](int) { write("elsewhere", 0, kRingPerDelta - 1); }).status,
-            Status::kCommitted);
+  EXPECT_EQ(sum([&](int) { write("elsewhere", 0, kRingPerDelta - 1); }).status, Status::kCommitted);
   EXPECT_EQ(requests, 1);
 }
 
@@ -176,8 +180,9 @@ TEST_F(WorkerValidate, ManyWritesAreCaughtUpWith) {
   // and not validated again.
   const int writes = static_cast<int>(3 * kRingWalk + kRingWalk / 2);
   EXPECT_EQ(sum([&](int n) {
-    if (n == 1) write_one_by_one(writes);
-  }).status, Status::kCommitted);
+              if (n == 1) write_one_by_one(writes);
+            }).status,
+            Status::kCommitted);
   EXPECT_EQ(requests, 4);
   // The one that matters comes first, or last, or while it catches up.
   for (const int when : {0, 1, 2}) {
@@ -192,10 +197,25 @@ TEST_F(WorkerValidate, ManyWritesAreCaughtUpWith) {
   }
 }
 
+TEST_F(WorkerValidate, TheFirstThatOneHoldDoesNotLookAtIsLookedAtNext) {
+  for (const int before : {-1, 0, 1}) {
+    EXPECT_EQ(sum([&](int n) {
+                if (n != 1) return;
+                write_one_by_one(static_cast<int>(kRingWalk) + before);
+                write("m", 5);
+                write_one_by_one(10);
+              }).status,
+              Status::kConflict)
+        << before;
+    EXPECT_EQ(requests, before < 0 ? 1 : 2);
+  }
+}
+
 TEST_F(WorkerValidate, ADeltaTooLargeForTheRingIsValidatedAgain) {
   EXPECT_EQ(sum([&](int n) {
-    if (n == 1) write("elsewhere", 0, 2 * kRingPerDelta);
-  }).status, Status::kCommitted);
+              if (n == 1) write("elsewhere", 0, 2 * kRingPerDelta);
+            }).status,
+            Status::kCommitted);
   EXPECT_EQ(requests, 2);
   // With one among them that was read: the worker sees it when it validates again.
   const CommitResult result = sum([&](int) { write("m", 100, 2 * kRingPerDelta); });
@@ -210,20 +230,21 @@ TEST_F(WorkerValidate, ARingThatHasWrappedIsValidatedAgain) {
     }
   };
   EXPECT_EQ(sum([&](int n) {
-    if (n == 1) go_round();
-  }).status, Status::kCommitted);
+              if (n == 1) go_round();
+            }).status,
+            Status::kCommitted);
   EXPECT_EQ(requests, 2);
   EXPECT_EQ(sum([&](int n) {
-    if (n == 1) write("m", 17);
-    if (n == 1) go_round();
-  }).status, Status::kConflict);
+              if (n == 1) write("m", 17);
+              if (n == 1) go_round();
+            }).status,
+            Status::kConflict);
   EXPECT_EQ(requests, 1);
 }
 
 TEST_F(WorkerValidate, WhoeverIsAlwaysTooLateGetsTheTurnAndThenTheLongWay) {
   const std::uint32_t turns = world.space().header().turns.load();
-  EXPECT_EQ(sum([&](int) { write("elsewhere", 0, 2 * kRingPerDelta); }).status,
-            Status::kCommitted);
+  EXPECT_EQ(sum([&](int) { write("elsewhere", 0, 2 * kRingPerDelta); }).status, Status::kCommitted);
   EXPECT_EQ(requests, 7);  // twice, four times with the turn (which runs out), then walked
   EXPECT_EQ(world.space().header().turns.load(), turns + 4);
   EXPECT_EQ(world.space().header().turn_slot.load(), 0u);
@@ -233,12 +254,13 @@ TEST_F(WorkerValidate, TheTurnIsKeptUntilItIsDecided) {
   const std::uint32_t mine = reader->slot() + 1;
   const auto holder = [&] { return world.space().header().turn_slot.load(); };
   EXPECT_EQ(sum([&](int n) {
-    if (n == 1) {
-      write_one_by_one(static_cast<int>(2 * kRingWalk));
-      ASSERT_TRUE(reader->claim_turn(60'000'000'000));
-    }
-    EXPECT_EQ(holder(), mine) << n;
-  }).status, Status::kCommitted);
+              if (n == 1) {
+                write_one_by_one(static_cast<int>(2 * kRingWalk));
+                ASSERT_TRUE(reader->claim_turn(60'000'000'000));
+              }
+              EXPECT_EQ(holder(), mine) << n;
+            }).status,
+            Status::kCommitted);
   EXPECT_EQ(requests, 2);
   EXPECT_EQ(holder(), 0u);
 }
@@ -264,8 +286,8 @@ TEST_F(WorkerValidate, AStepThatWasUndoneLeavesNothing) {
     journal.set(count, count.load() - 1);
     for (std::uint64_t i = 0; i < kRingPerDelta; ++i) {
       const std::string name = numbered(static_cast<int>(i));
-      const shm::FoundKey found = shm::find_key(
-          world.space(), node.raw, key(name), shm::hash_key(seed, node.raw, key(name)));
+      const shm::FoundKey found = shm::find_key(world.space(), node.raw, key(name),
+                                                shm::hash_key(seed, node.raw, key(name)));
       ring.note(found.link);
     }
     shm::StepJournal(world.space()).repair();
@@ -274,14 +296,16 @@ TEST_F(WorkerValidate, AStepThatWasUndoneLeavesNothing) {
   EXPECT_EQ(sum([&](int) { die_half_way(); }).status, Status::kCommitted);
   EXPECT_EQ(requests, 1);
   EXPECT_EQ(sum([&](int) {
-    die_half_way();
-    write("elsewhere", 0);  // takes the version of the one that never came to be
-  }).status, Status::kCommitted);
+              die_half_way();
+              write("elsewhere", 0);  // takes the version of the one that never came to be
+            }).status,
+            Status::kCommitted);
   EXPECT_EQ(sum([&](int) {
-    die_half_way();
-    write("m", 2);
-    die_half_way();
-  }).status, Status::kConflict);
+              die_half_way();
+              write("m", 2);
+              die_half_way();
+            }).status,
+            Status::kConflict);
 }
 
 TEST_F(WorkerValidate, ReadingAllOfAMappingIsOneCheck) {
@@ -312,8 +336,8 @@ class HalfDone {
     Snapshot snapshot(session);
     const shm::Link node(read(snapshot, {"m"}).node);
     const std::uint64_t seed = tables_.header().hash_seed.load();
-    const shm::FoundKey found = shm::find_key(world.space(), node.raw, key("k5"),
-                                              shm::hash_key(seed, node.raw, key("k5")));
+    const shm::FoundKey found =
+        shm::find_key(world.space(), node.raw, key("k5"), shm::hash_key(seed, node.raw, key("k5")));
     shm::NodeRecord& home = tables_.node(node.unit());
     const shm::Link head(found.record->head.load());
     version_ = tables_.header().clock.load() + 1;
@@ -347,10 +371,11 @@ TEST_F(WorkerValidate, AStepUnderWayIsJudgedByWhatBecomesOfIt) {
       [](Transaction& t, Mapping* m) { t.size(m); },
   };
   Transaction& t = transaction;
-  const auto attempt = [&](std::size_t which, bool commits) {
+  const auto attempt = [&](std::size_t which, bool commits, std::string_view inserted = {}) {
     t.begin(Isolation::kSerializable);
     reads[which](t, t.child(at(t, {"m"})));
     t.put_int(at(t, {"sum"}), 1);
+    if (!inserted.empty()) insert(inserted);
     HalfDone step(world, *other);
     requests = 0;
     reader->internals().before_request = [&] {
@@ -369,6 +394,8 @@ TEST_F(WorkerValidate, AStepUnderWayIsJudgedByWhatBecomesOfIt) {
     EXPECT_EQ(attempt(which, false), Status::kCommitted) << which;
     EXPECT_EQ(attempt(which, true), Status::kConflict) << which;
   }
+  // The version found in place hides one that did come to be.
+  EXPECT_EQ(attempt(2, false, "hidden"), Status::kConflict);
 }
 
 TEST_F(WorkerValidate, ACountOfAStepThatIsBeingUndoneIsNotBelieved) {

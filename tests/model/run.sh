@@ -153,6 +153,19 @@ fails 'REQUEST_WORDS NO_UNLOCK_FENCE' 'invalid end state'
 fails 'REQUEST_WORDS NO_REQUEST_FENCE' 'invalid end state'
 fails 'REQUEST_WORDS DEATH' 'invalid end state'
 
+model read_set
+holds
+fails 'LATE_CLOCK' 'assertion violated'
+fails 'IN_FLIGHT_FAILS' 'key_dead'
+fails 'IN_FLIGHT_HOLDS' 'keys_changed'
+fails 'EPOCH_ONCE' 'entries'
+fails 'NODE_NOT_ENTERED' 'assertion violated'
+fails 'NO_LIMIT' 'assertion violated'
+fails 'NO_MARK' 'key_dead'
+fails 'WRAP_IGNORED' 'assertion violated'
+fails 'PROGRESS_TOO_FAR' 'assertion violated'
+fails 'WITNESS' 'validations'
+
 # --- Running them.
 
 work=$(mktemp -d)

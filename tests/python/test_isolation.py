@@ -106,6 +106,35 @@ def _withdraw(engine: theus.Engine, account: str) -> None:
         ctx[account] -= 100
 
 
+# More than the arbiter walks under its lock: each process validates its own.
+MANY = 3000
+
+
+def test_write_skew_over_a_large_read_set(engine: theus.Engine, other: Worker) -> None:
+    engine.write("many", {f"k{i}": 0 for i in range(MANY)})
+    with pytest.raises(theus.ConflictError) as caught, engine.transaction() as ctx:
+        assert sum(ctx.many.values()) == 0
+        other.do(_take_if_nobody_has, "k2999")
+        ctx.many.k0 = 1
+    assert caught.value.paths == ("many.k2999",)
+    assert caught.value.winner_pid == other.pid
+    assert sum(engine.state["many"].values()) == 1
+    # And what was not read does not matter.
+    with engine.transaction() as ctx:
+        assert sum(ctx.many[f"k{i}"] for i in range(MANY - 1)) == 0
+        assert not any(f"absent {i}" in ctx.many for i in range(MANY))
+        other.do(write, "many.k2999", 7)
+        other.do(write, "many.new", 8)
+        ctx.many.k0 = 1
+    assert engine.state["many"]["k0"] == 1
+
+
+def _take_if_nobody_has(engine: theus.Engine, mine: str) -> None:
+    with engine.transaction() as ctx:
+        if sum(ctx.many.values()) == 0:
+            ctx.many[mine] = 1
+
+
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 def test_read_skew(isolation: str, engine: theus.Engine, other: Worker) -> None:
     with engine.transaction(isolation=isolation) as ctx:
