@@ -41,7 +41,7 @@ struct Arbiter::Impl {
   void serve(std::uint32_t other);
   bool blocked_by_turn(std::uint32_t other);
   bool sweep(std::uint32_t gone);
-  void unlink_cells(std::uint64_t extent, std::uint8_t cell_class);
+  void unlink_cells(std::uint64_t extent, std::uint8_t cell_class, bool fresh);
 
   const Space& space;
   const std::uint32_t slot;

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "shm/arbiter_impl.h"
+#include "shm/futex.h"
 
 namespace theus::shm {
 namespace {
@@ -10,19 +11,29 @@ constexpr std::uint32_t kCommitsPerReclaim = 64;
 constexpr std::uint64_t kHopsPerGrant = 2048;
 constexpr std::uint32_t kCellsPutBackAtOnce = 512;
 constexpr std::uint32_t kRawExtentsAtOnce = 16;    // 1 MiB: what is backed for a small need
+constexpr std::uint64_t kReservePartForCells = 4;  // at most this part of the reserve, or 2 extents
+
+constexpr ExtentKind kind_of(std::uint8_t cell_class) {
+  return cell_class < kCellClassCount ? ExtentKind::kCells : ExtentKind::kRun;
+}
 
 }  // namespace
 
-// Recycled memory: whatever it held, nothing in it is linked from now on. Generations go on from
-// what is there. Not journalled: until the run's head is stored the memory is nobody's.
-void Arbiter::Impl::unlink_cells(std::uint64_t extent, std::uint8_t cell_class) {
+// Whatever the memory held, nothing in it is linked from now on. In recycled memory generations go
+// on from what is there. Fresh memory is all zeroes, and may have held blocks before it was given
+// back to the system: starting from 0 again, new blocks would get the links of those. Not
+// journalled: until the run's head is stored the memory is nobody's.
+void Arbiter::Impl::unlink_cells(std::uint64_t extent, std::uint8_t cell_class, bool fresh) {
+  const std::uint32_t generation = static_cast<std::uint32_t>(
+      space.header().lock_sequence.load(std::memory_order_relaxed) * 0x9E3779B1u);
   const bool is_run = cell_class >= kCellClassCount;
   const std::uint32_t cells = is_run ? 1 : cells_per_extent(cell_class);
   const std::uint32_t size = is_run ? 0 : kCellBytes[cell_class];
   std::byte* base = space.writable_base() + tables.extents.offset_of(extent);
   for (std::uint32_t i = 0; i < cells; ++i) {
-    reinterpret_cast<CellHeader*>(base + std::uint64_t{i} * size)
-        ->state.store(kNoCell, std::memory_order_release);
+    auto* cell = reinterpret_cast<CellHeader*>(base + std::uint64_t{i} * size);
+    if (fresh) cell->generation.store(generation, std::memory_order_release);
+    cell->state.store(kNoCell, std::memory_order_release);
   }
 }
 
@@ -49,9 +60,9 @@ bool Arbiter::collect_cells(std::uint8_t cell_class, std::vector<std::uint32_t>&
   return found;
 }
 
-void Arbiter::put_back_cells(std::vector<std::uint32_t>& units) {
+void Arbiter::put_back_cells(std::vector<std::uint32_t>& units, std::size_t keep) {
   impl_->tables.journal.begin(kNoVersion);
-  for (std::uint32_t i = 0; i < kCellsPutBackAtOnce && !units.empty(); ++i) {
+  for (std::uint32_t i = 0; i < kCellsPutBackAtOnce && units.size() > keep; ++i) {
     impl_->tables.cells.release(units.back());
     units.pop_back();
   }
@@ -59,77 +70,95 @@ void Arbiter::put_back_cells(std::vector<std::uint32_t>& units) {
 }
 
 Arbiter::Grant Arbiter::grant(GrantRequest& request) {
-  Tables& tables = impl_->tables;
+  Extents& extents = impl_->tables.extents;
+  StepJournal& journal = impl_->tables.journal;
   Header& header = impl_->space.writable();
-  const std::uint64_t used = header.used_extents.load(std::memory_order_relaxed);
-  const std::uint64_t backed = header.backed_extents.load(std::memory_order_relaxed);
-  // No use in looking for warm memory where there cannot be any.
-  if (!request.raw_too && backed - used < request.length) {
+  if (request.in_reserve) {
+    const Extents::Reserve reserve = extents.reserve(impl_->slot);
+    request.reserve_lent = reserve.lent;
+    // Cells stay: with a bound, so that there is always room for messages and journals.
+    const std::uint64_t cells_max = std::max<std::uint64_t>(
+        2, (extents.count() - extents.reserve_at()) / kReservePartForCells);
+    if (request.cell_class < kCellClassCount && reserve.cells >= cells_max) return Grant::kNone;
+  }
+  const bool single = request.length == 1;
+  if (request.warm_only) {
+    if (extents.warm() < request.length) return Grant::kNone;
+  } else if (!request.raw_too &&
+             (single || request.in_reserve || extents.warm() < request.length)) {
+    // (No use in looking for warm memory where there cannot be any.)
     request.raw_too = true;
     request.hops = 0;
   }
-  if (request.hops == 0) request.at = header.search_hint.load(std::memory_order_relaxed);
-  RunSearch search{request.at, request.hops, request.raw_too};
-  std::uint64_t found = 0;
-  tables.journal.begin(kNoVersion);
-  const RunFound outcome = tables.extents.find(search, request.length, kHopsPerGrant, &found);
+  Word& hint = single ? header.low_hint : header.run_hint;
+  if (request.hops == 0) request.at = hint.load(std::memory_order_relaxed);
+  RunSearch search{request.at, request.hops, request.raw_too, request.in_reserve, !single};
+  std::uint64_t found = 0, span = 0;
+  journal.begin(kNoVersion);
+  const RunFound outcome = extents.find(search, request.length, kHopsPerGrant, &found, &span);
   request.at = search.at;
   request.hops = search.hops;
-  if (tables.journal.full()) {
-    tables.journal.undo();
+  if (journal.full()) {
+    journal.undo();
     return Grant::kMore;
   }
   if (outcome != RunFound::kFound) {
-    tables.journal.end();
+    journal.end();
     if (outcome == RunFound::kMore) return Grant::kMore;
-    if (request.raw_too) return Grant::kNone;
+    if (request.raw_too || request.warm_only) return Grant::kNone;
     request.raw_too = true;
     request.hops = 0;
     return Grant::kMore;
   }
-  const ExtentHead free_run = tables.extents.head(found);
-  const bool raw = free_run.kind == ExtentKind::kFreeRaw;
-  request.extent = found;
-  request.taken = raw ? std::min(std::max(request.length, kRawExtentsAtOnce), free_run.length)
-                      : request.length;
+  const auto batch = static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(std::max(request.length, kRawExtentsAtOnce), span));
+  request.extent = single ? found : found + span - request.length;
+  extents.split(found, request.extent);
+  const bool raw = extents.count_raw(request.extent, request.length) != 0;
+  request.taken = raw ? batch : request.length;
+  if (!single) {
+    request.extent = found + span - request.taken;
+    extents.split(found, request.extent);
+  }
   ExtentHead head;
   head.owner = static_cast<std::uint16_t>(impl_->slot);
   head.cell_class = request.cell_class;
-  head.kind = raw ? ExtentKind::kGranting
-              : request.cell_class < kCellClassCount ? ExtentKind::kCells
-                                                     : ExtentKind::kRun;
-  if (!raw) impl_->unlink_cells(found, request.cell_class);
-  tables.extents.take(found, request.taken, head);
-  tables.journal.end();
-  header.search_hint.store(found + request.taken < tables.extents.count() &&
-                                   tables.extents.head(found + request.taken).length != 0
-                               ? found + request.taken
-                               : 0,
-                           std::memory_order_relaxed);
+  head.kind = raw ? ExtentKind::kGranting : kind_of(request.cell_class);
+  if (!raw) impl_->unlink_cells(request.extent, request.cell_class, /*fresh=*/false);
+  extents.take(request.extent, request.taken, head);
+  journal.end();
+  if (!request.in_reserve && !request.warm_only) {
+    hint.store(single ? found + request.taken : found, std::memory_order_relaxed);
+  }
   return raw ? Grant::kRaw : Grant::kBacked;
 }
 
-void Arbiter::settle(const GrantRequest& request, bool backed) {
+void Arbiter::settle(GrantRequest& request, bool backed) {
   Tables& tables = impl_->tables;
+  Extents& extents = tables.extents;
   tables.journal.begin(kNoVersion);
   if (!backed) {
-    tables.extents.release(request.extent, /*backed=*/false);
-  } else {
-    impl_->unlink_cells(request.extent, request.cell_class);
-    ExtentHead head = tables.extents.head(request.extent);
-    head.kind = request.cell_class < kCellClassCount ? ExtentKind::kCells : ExtentKind::kRun;
-    if (request.taken > request.length) {
-      // The surplus: a run of its own first, then ours gets shorter, then it becomes free.
-      ExtentHead surplus = head;
-      surplus.length = request.taken - request.length;
-      tables.extents.set_head(request.extent + request.length, surplus);
-      head.length = request.length;
-      tables.extents.set_head(request.extent, head);
-      tables.extents.release(request.extent + request.length, /*backed=*/true);
-    } else {
-      tables.extents.set_head(request.extent, head);
-    }
+    extents.release(request.extent, /*backed=*/false);
+    tables.journal.end();
+    return;
   }
+  ExtentHead head = extents.head(request.extent);
+  head.kind = kind_of(request.cell_class);
+  if (const std::uint32_t surplus = request.taken - request.length; surplus != 0) {
+    // Two runs of it first; then the one that was not asked for becomes free.
+    const bool single = request.length == 1;
+    const std::uint64_t middle = request.extent + (single ? request.length : surplus);
+    ExtentHead first = head, second = head;
+    first.length = single ? request.length : surplus;
+    second.length = request.taken - first.length;
+    extents.set_head(middle, second);
+    extents.set_head(request.extent, first);
+    extents.release(single ? middle : request.extent, /*backed=*/true);
+    if (!single) request.extent = middle;
+  } else {
+    extents.set_head(request.extent, head);
+  }
+  impl_->unlink_cells(request.extent, request.cell_class, /*fresh=*/true);
   tables.journal.end();
 }
 
@@ -139,6 +168,17 @@ void Arbiter::return_run(std::uint64_t extent) {
   impl_->tables.journal.begin(kNoVersion);
   impl_->tables.extents.release(extent, /*backed=*/true);
   impl_->tables.journal.end();
+  if (extent >= impl_->tables.extents.reserve_at()) {
+    futex_wake(impl_->space.writable().reserve_returns);
+  }
+}
+
+std::uint32_t Arbiter::reserve_returns() const {
+  return impl_->space.header().reserve_returns.load(std::memory_order_acquire);
+}
+
+void Arbiter::wait_for_reserve(std::uint32_t seen, std::uint64_t timeout_ns) const {
+  futex_wait(impl_->space.header().reserve_returns, seen, timeout_ns);
 }
 
 std::uint64_t Arbiter::extent_offset(std::uint64_t extent) const {

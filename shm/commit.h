@@ -19,7 +19,7 @@ namespace theus::shm {
 struct Decision {
   Outcome outcome = Outcome::kNone;
   std::uint64_t version = 0;  // committed, or the winner's where it is known
-  std::uint32_t index = 0;    // of a conflict: checks, then absences, then operations
+  std::uint32_t index = 0;    // of a conflict: checks, absences, operations, deletes
 };
 
 class Committer {
@@ -48,6 +48,7 @@ class Committer {
   bool check(wire::Check::Reader check, std::uint64_t snapshot, std::uint64_t* winner);
   bool check_absence(wire::Absence::Reader absence, std::uint64_t* winner);
   Applied apply(wire::Operation::Reader operation, std::uint64_t* winner);
+  Applied apply_delete(Link key_link, std::uint64_t* winner);
   Applied replace(std::uint32_t node_unit, std::uint32_t key_unit, Link record, std::uint32_t spare,
                   bool moved, std::uint64_t* winner);
   Applied insert(std::uint32_t node_unit, wire::Operation::Reader operation,

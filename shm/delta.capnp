@@ -13,6 +13,8 @@ struct Delta {
   absences @3 :List(Absence);  # keys that must still be absent
   operations @4 :List(Operation);
   journalRegion @5 :UInt64;  # Link of a leased run for the journal, 0: the header's own will do
+  deletes @6 :List(UInt64);  # Links of the KeyRecords to delete, after all operations. One word
+                             # each: a full state has no room for a long message
 }
 
 # One per leaf that is read, one per binding on the way to it.
@@ -38,7 +40,7 @@ struct Absence {
 struct Operation {
   kind @0 :Kind;
   node @1 :UInt64;           # Link of the NodeRecord written to
-  key @2 :UInt64;            # put, delete: Link of the KeyRecord
+  key @2 :UInt64;            # put: Link of the KeyRecord
   record @3 :UInt64;         # put, insert: Link of the filled VersionRecord. What it reaches (a
                              # block, or a new node with all below it) is filled, too.
   newKey @4 :UInt64;         # insert: Link of a filled KeyRecord, used if the key has none yet
@@ -47,6 +49,5 @@ struct Operation {
   enum Kind {
     put @0;                  # replace the value of a key that has a KeyRecord
     insert @1;               # give a value to a key that had no KeyRecord at the snapshot
-    delete @2;
   }
 }

@@ -52,7 +52,7 @@ std::uint64_t compute() {
            sizeof(Header), sizeof(SlotRecord), sizeof(Desk), sizeof(ExtentRecord),
            sizeof(VersionRecord), sizeof(KeyRecord), sizeof(NodeRecord), sizeof(OrderChunk),
            sizeof(pthread_mutex_t), offsetof(Header, clock), offsetof(Header, lock),
-           offsetof(Header, root), offsetof(Header, journal), offsetof(Header, slots),
+           offsetof(Header, root), offsetof(Header, reserve_at), offsetof(Header, journal), offsetof(Header, slots),
            offsetof(Header, extents), offsetof(Desk, pins), offsetof(Desk, block_pins),
            offsetof(Desk, submission), offsetof(VersionRecord, value), offsetof(KeyRecord, key),
            offsetof(OrderChunk, place), kExtentBytes, kMaxSlots, kCommitRing, kDeskBytes,

@@ -34,8 +34,11 @@ constexpr std::uint64_t kSleepNs = 10'000'000;
 constexpr int kSleepsBeforeReport = 3;
 constexpr int kSleepsMax = 3000;
 constexpr std::uint64_t kJournalPerOperation = 48;
+constexpr std::uint64_t kJournalPerDelete = 9;
+constexpr std::uint64_t kJournalPerMapping = 2;  // written to, or above one that is
 constexpr std::uint64_t kJournalPerKey = 16;
 constexpr int kJournalGrowths = 4;
+constexpr int kReserveTries = 500;  // of 10 ms: others give back what they have with their answer
 constexpr std::uint64_t kPrelinkFrom = 1000;  // new keys
 
 }  // namespace
@@ -62,6 +65,7 @@ struct Plan {
   std::vector<KeyCheck> checks;
   std::vector<const Entry*> absences;
   std::vector<PlannedOperation> operations;
+  std::vector<const Entry*> deletes;
   std::uint64_t absence_words = 0;
   std::uint64_t keys_new = 0;
 
@@ -70,6 +74,7 @@ struct Plan {
     checks.clear();
     absences.clear();
     operations.clear();
+    deletes.clear();
     absence_words = keys_new = 0;
   }
 };
@@ -144,6 +149,17 @@ std::uint64_t count_new_keys(const Transaction::State& s) {
   return keys;
 }
 
+// Nothing but deletes, and mappings replaced by empty ones: such a delta may use the reserve.
+bool only_frees(const Transaction::State& s) {
+  return std::all_of(s.written.begin(), s.written.end(), [&s](const Entry* entry) {
+    const bool empties = entry->value.kind == Value::Kind::kMapping &&
+                         entry->child != nullptr && entry->child->node == 0 &&
+                         entry->child->first_new == nullptr && entry->present_in_snapshot &&
+                         !entry->moved;
+    return entry->value.kind == Value::Kind::kAbsent || empties || !submits(s, *entry);
+  });
+}
+
 void plan_operations(Transaction::State& s, Plan& plan) {
   const std::uint64_t new_keys = count_new_keys(s);
   if (new_keys > kPrelinkFrom || s.in.arbiter.index_wants_segment(new_keys)) {
@@ -158,51 +174,125 @@ void plan_operations(Transaction::State& s, Plan& plan) {
   constexpr std::uint32_t kPlaces = shm::chunk_capacity(shm::kChunk256);
   for (const Entry* entry : s.written) {
     if (!submits(s, *entry)) continue;
-    PlannedOperation operation{entry, wire::Operation::Kind::DELETE, {}, {}, {}};
-    if (entry->value.kind != Value::Kind::kAbsent) {
-      operation.record = writer.record(*entry);
-      operation.kind =
-          entry->present_in_snapshot ? wire::Operation::Kind::PUT : wire::Operation::Kind::INSERT;
-      if (!entry->present_in_snapshot) {
-        operation.new_key = writer.key(*entry, entry->mapping->node);
-        ++plan.keys_new;
+    if (entry->value.kind == Value::Kind::kAbsent) {
+      plan.deletes.push_back(entry);
+      continue;
+    }
+    PlannedOperation operation{entry, wire::Operation::Kind::PUT, writer.record(*entry), {}, {}};
+    if (!entry->present_in_snapshot) {
+      operation.kind = wire::Operation::Kind::INSERT;
+      operation.new_key = writer.key(*entry, entry->mapping->node);
+      ++plan.keys_new;
+    }
+    if (!entry->present_in_snapshot || entry->moved) {
+      // The n-th new place of a mapping names spare chunk n / places: by the time the tail's
+      // places and the earlier spares are used up, this one is not.
+      Mapping* mapping = entry->mapping;
+      if (mapping->spares++ % kPlaces == 0) {
+        mapping->spare = writer.chunk(shm::kChunk256).raw;
       }
-      if (!entry->present_in_snapshot || entry->moved) {
-        // The n-th new place of a mapping names spare chunk n / places: by the time the tail's
-        // places and the earlier spares are used up, this one is not.
-        Mapping* mapping = entry->mapping;
-        if (mapping->spares++ % kPlaces == 0) {
-          mapping->spare = writer.chunk(shm::kChunk256).raw;
-        }
-        operation.spare = Link(mapping->spare);
-      }
+      operation.spare = Link(mapping->spare);
     }
     plan.operations.push_back(operation);
     plan.subjects.push_back({entry, nullptr});
   }
+  for (const Entry* entry : plan.deletes) plan.subjects.push_back({entry, nullptr});
   plan.keys_new += writer.keys_below();
 }
 
-// Where the message goes: the desk, or a leased run when it is too long for that.
-struct Place {
-  Link run;  // null: the desk
+class Waiting {
+ public:
+  explicit Waiting(const Transaction::State& s) : s_(s) {
+    if (s_.wait_hook != nullptr) s_.wait_hook(true, s_.wait_context);
+  }
+  ~Waiting() {
+    if (s_.wait_hook != nullptr) s_.wait_hook(false, s_.wait_context);
+  }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+ private:
+  const Transaction::State& s_;
+};
+
+// A run of extents for as long as a submission takes: its message or its journal.
+class LeasedRun {
+ public:
+  explicit LeasedRun(Transaction::State& s) : s_(s) {}
+  ~LeasedRun() { give_back(); }
+  LeasedRun(const LeasedRun&) = delete;
+  LeasedRun& operator=(const LeasedRun&) = delete;
+
+  void take(std::uint64_t bytes) {
+    give_back();
+    run_ = s_.in.stock.take_run(shm::kAlignedPayload + bytes, s_.use);
+  }
+  // Not when somebody may still work on it, or it is another's by now: then eviction finds it.
+  void give_back() noexcept {
+    if (!run_ || s_.in.lost) return;
+    try {
+      s_.in.stock.give_back(run_, shm::kRunClass);
+    } catch (const CoordinatorLost&) {
+      s_.in.lost = true;
+    }
+    run_ = Link();
+  }
+  Link link() const { return run_; }
+  std::byte* data() const {
+    return s_.in.space.writable_base() + run_.offset() + shm::kAlignedPayload;
+  }
+
+ private:
+  Transaction::State& s_;
+  Link run_;
+};
+
+// Where a delta goes: the message into the desk, or into a run when it is too long for that; the
+// journal into the header's, or into a run.
+struct Room {
+  explicit Room(Transaction::State& s) : message(s), journal(s) {}
+
+  LeasedRun message, journal;
   kj::ArrayPtr<capnp::word> words;
 };
 
-Place place_for(Transaction::State& s, std::uint64_t words) {
-  Place place;
-  if (words <= shm::kSubmissionBytes / sizeof(capnp::word)) {
-    place.words = kj::arrayPtr(reinterpret_cast<capnp::word*>(s.in.desk->submission),
-                               static_cast<std::size_t>(words));
-    return place;
+void take_room(Transaction::State& s, std::uint64_t words, std::uint64_t journal_entries,
+               bool journal_needed, Room& room) {
+  std::byte* begin = s.in.desk->submission;
+  if (words > shm::kSubmissionBytes / sizeof(capnp::word)) {
+    room.message.take(words * sizeof(capnp::word));
+    begin = room.message.data();
+    std::memset(begin, 0, words * sizeof(capnp::word));
   }
-  place.run = s.in.stock.take_run(shm::kAlignedPayload + words * sizeof(capnp::word));
-  s.held.push_back({place.run, shm::kRunClass});
-  std::byte* begin = s.in.space.writable_base() + place.run.offset() + shm::kAlignedPayload;
-  std::memset(begin, 0, words * sizeof(capnp::word));
-  place.words =
+  room.words =
       kj::arrayPtr(reinterpret_cast<capnp::word*>(begin), static_cast<std::size_t>(words));
-  return place;
+  if (journal_entries <= shm::kJournalEntries) return;
+  try {
+    room.journal.take(journal_entries * sizeof(shm::JournalEntry));
+  } catch (const ReserveLent&) {
+    throw;
+  } catch (const CapacityError&) {
+    // The estimate is generous, and the header's own journal may do.
+    if (journal_needed) throw;
+  }
+}
+
+// The same, waiting for what another process has of the reserve: both runs or none, so that no two
+// wait for each other.
+void await_room(Transaction::State& s, std::uint64_t words, std::uint64_t journal_entries,
+                bool journal_needed, Room& room) {
+  for (int tries = 0;; ++tries) {
+    const std::uint32_t returns = s.in.arbiter.reserve_returns();
+    try {
+      take_room(s, words, journal_entries, journal_needed, room);
+      return;
+    } catch (const ReserveLent&) {
+      if (tries >= kReserveTries) throw;
+    }
+    room.message.give_back();
+    const Waiting waits(s);
+    s.in.arbiter.wait_for_reserve(returns, kSleepNs);
+  }
 }
 
 void write_message(const Transaction::State& s, const Plan& plan, std::uint64_t sequence,
@@ -229,6 +319,10 @@ void write_message(const Transaction::State& s, const Plan& plan, std::uint64_t 
                                   std::size_t{entry.key.size}));
       absence.setCompared(entry.key.compared);
     }
+  }
+  if (!plan.deletes.empty()) {
+    auto deletes = delta.initDeletes(static_cast<unsigned>(plan.deletes.size()));
+    for (unsigned i = 0; i < deletes.size(); ++i) deletes.set(i, plan.deletes[i]->key_link);
   }
   auto operations = delta.initOperations(static_cast<unsigned>(plan.operations.size()));
   for (unsigned i = 0; i < operations.size(); ++i) {
@@ -258,21 +352,6 @@ struct Message {
     capnp::MallocMessageBuilder builder;
   };
   bool abandoned = false;
-};
-
-class Waiting {
- public:
-  explicit Waiting(const Transaction::State& s) : s_(s) {
-    if (s_.wait_hook != nullptr) s_.wait_hook(true, s_.wait_context);
-  }
-  ~Waiting() {
-    if (s_.wait_hook != nullptr) s_.wait_hook(false, s_.wait_context);
-  }
-  Waiting(const Waiting&) = delete;
-  Waiting& operator=(const Waiting&) = delete;
-
- private:
-  const Transaction::State& s_;
 };
 
 bool answered(const Session::Internals& in) {
@@ -398,8 +477,9 @@ CommitResult submit_transaction(Transaction::State& s) {
   plan.clear();
   plan_checks(s, plan);
   s.prelinked = false;
+  s.use = only_frees(s) ? Use::kFreeing : Use::kAny;
   plan_operations(s, plan);
-  if (plan.operations.empty()) {
+  if (plan.operations.empty() && plan.deletes.empty()) {
     // Everything written has been taken back again: nothing to publish.
     CommitResult result;
     result.status = CommitResult::Status::kReadOnly;
@@ -411,28 +491,22 @@ CommitResult submit_transaction(Transaction::State& s) {
   }
 
   const std::uint64_t words = 64 + plan.checks.size() * 3 + plan.absences.size() * 3 +
-                              plan.absence_words + plan.operations.size() * 7;
-  std::uint64_t journal_entries =
-      64 + plan.operations.size() * kJournalPerOperation + plan.keys_new * kJournalPerKey;
+                              plan.absence_words + plan.operations.size() * 7 +
+                              plan.deletes.size();
+  std::uint64_t journal_entries = 64 + plan.operations.size() * kJournalPerOperation +
+                                  plan.keys_new * kJournalPerKey +
+                                  plan.deletes.size() * kJournalPerDelete +
+                                  s.mappings.size() * kJournalPerMapping;
   for (int growth = 0;; ++growth) {
-    Link journal;
-    if (journal_entries > shm::kJournalEntries) {
-      try {
-        journal =
-            in.stock.take_run(shm::kAlignedPayload + journal_entries * sizeof(shm::JournalEntry));
-        s.held.push_back({journal, shm::kRunClass});
-      } catch (const CapacityError&) {
-        // The estimate is generous: a full state can still be emptied in large transactions.
-        if (growth > 0) throw;
-      }
-    }
-    const Place place = place_for(s, words);
+    Room room(s);
+    await_room(s, words, journal_entries, /*journal_needed=*/growth > 0, room);
     // The builder wants zeroed memory and leaves it zeroed when it goes: it stays until the answer.
-    Message message(place.words);
-    write_message(s, plan, in.sequence + 1, journal, message.builder.initRoot<wire::Delta>());
+    Message message(room.words);
+    write_message(s, plan, in.sequence + 1, room.journal.link(),
+                  message.builder.initRoot<wire::Delta>());
     const auto segments = message.builder.getSegmentsForOutput();
     if (segments.size() != 1) throw Error("a delta grew beyond its room; nothing was written");
-    in.desk->submission_link.store(place.run.raw, std::memory_order_release);
+    in.desk->submission_link.store(room.message.link().raw, std::memory_order_release);
     in.desk->submission_words.store(segments[0].size(), std::memory_order_release);
     ++in.sequence;
     in.desk->request.store(in.sequence, std::memory_order_seq_cst);
