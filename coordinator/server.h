@@ -16,6 +16,7 @@
 #include "coordinator/fence.h"
 #include "coordinator/janitor.h"
 #include "coordinator/log.h"
+#include "coordinator/pool.h"
 #include "coordinator/reception.h"
 #include "coordinator/roster.h"
 #include "coordinator/supervisor_link.h"
@@ -54,6 +55,7 @@ class Server {
   void drop(shm::Tenancy tenancy);
   int may_wait_ms();
   void hold_lock();
+  void time_pool();
   void end_if_unused();
   void stop(const std::string& why);
 
@@ -68,6 +70,7 @@ class Server {
   EventLoop loop_;
   shm::Space space_;
   shm::Arbiter arbiter_;
+  Pool pool_;
   Janitor janitor_;
   Census census_;
   Fence fence_;
@@ -75,6 +78,8 @@ class Server {
   Reception reception_;
   Bell bell_;
   Timer rest_;
+  Timer pool_timer_;
+  std::uint64_t pool_due_ns_ = Pool::kNever;  // what the timer is set to
   std::uint64_t rest_until_ns_ = 0;
   shm::OwnedFd signals_;
   EventLoop::Ticket bell_ticket_ = 0;

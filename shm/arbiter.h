@@ -99,16 +99,27 @@ class Arbiter {
 
   // Free memory that the coordinator has taken out, to put memory behind it or take it away without
   // the lock; restore() makes it free again. Nobody else uses it meanwhile. What a coordinator that
-  // died had out, find_lent() names, some thousand extents a call; *at is where it goes on (0 at
-  // first), the number of extents when there are no more.
+  // died had out, find_lent() names. The latter two look at a bounded number of extents, from *at
+  // on, and leave there where to go on: at least extents() when there is no more.
   struct FreeRun {
     std::uint64_t extent = 0;
     std::uint32_t length = 0;
   };
   std::optional<FreeRun> lend_raw_reserve(std::uint32_t length_max);
-  std::optional<FreeRun> lend_warm(std::uint32_t length_max);
+  std::optional<FreeRun> lend_warm(std::uint32_t length_max, std::uint64_t* at);
   std::optional<FreeRun> find_lent(std::uint64_t* at);
+  std::uint64_t extents() const;
   void restore(FreeRun run, bool backed);
+
+  // The pool of free memory that is warm, in extents. `low`: the fewest there have been since the
+  // last call of watch_pool(true). The first release that makes more of it than is kept wakes the
+  // janitor; watched, nobody is woken for it any more.
+  struct Pool {
+    std::uint64_t warm = 0, low = 0, kept = 0;
+  };
+  Pool pool() const;
+  bool pool_wants_watch() const;
+  void watch_pool(bool watched);
 
   // True if the index directory wants to grow for `keys_more` keys; then grant() a kDirectory
   // extent (class kDirectoryClass), zero it, and install_segment() it.

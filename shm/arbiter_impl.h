@@ -34,6 +34,7 @@ struct Arbiter::Impl {
     return true;
   }
 
+  bool janitor_wanted() const;
   void repair();
   bool waits(std::uint32_t other) const;
   std::uint64_t committed_unanswered(std::uint32_t other) const;

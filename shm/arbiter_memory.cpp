@@ -41,7 +41,7 @@ bool Arbiter::reclaim(std::uint32_t records_max) {
   impl_->commits_since_reclaim = 0;
   const bool more = impl_->reclaimer.run(records_max);
   Header& header = impl_->space.writable();
-  if (!garbage()) header.backlog.store(0, std::memory_order_release);
+  if (!impl_->janitor_wanted()) header.backlog.store(0, std::memory_order_release);
   return more;
 }
 
@@ -127,6 +127,10 @@ Arbiter::Grant Arbiter::grant(GrantRequest& request) {
   if (!raw) impl_->unlink_cells(request.extent, request.cell_class, /*fresh=*/false);
   extents.take(request.extent, request.taken, head);
   journal.end();
+  const std::uint64_t warm = extents.warm();
+  if (warm < header.warm_low.load(std::memory_order_relaxed)) {
+    header.warm_low.store(warm, std::memory_order_relaxed);
+  }
   if (!request.in_reserve && !request.warm_only) {
     hint.store(single ? found + request.taken : found, std::memory_order_relaxed);
   }

@@ -33,6 +33,64 @@ std::optional<Arbiter::FreeRun> Arbiter::lend_raw_reserve(std::uint32_t length_m
   return std::nullopt;
 }
 
+std::optional<Arbiter::FreeRun> Arbiter::lend_warm(std::uint32_t length_max, std::uint64_t* at) {
+  Extents& extents = impl_->tables.extents;
+  StepJournal& journal = impl_->tables.journal;
+  const std::uint64_t end = extents.reserve_at();
+  for (std::uint64_t hop = 0; hop < kHopsPerLook && *at < end; ++hop) {
+    const ExtentHead head = extents.head(*at);
+    if (head.length == 0) {  // joined to another meanwhile
+      ++*at;
+      continue;
+    }
+    if (head.kind == ExtentKind::kFreeBacked) {
+      const FreeRun run{*at, std::min(head.length, length_max)};
+      journal.begin(kNoVersion);
+      extents.take(run.extent, run.length, kLent);
+      journal.end();
+      *at += run.length;
+      return run;
+    }
+    *at += head.length;
+  }
+  if (*at >= end) *at = extents.count();
+  return std::nullopt;
+}
+
+std::optional<Arbiter::FreeRun> Arbiter::find_lent(std::uint64_t* at) {
+  const Extents& extents = impl_->tables.extents;
+  for (std::uint64_t hop = 0; hop < kExtentsPerLook && *at < extents.count(); ++hop) {
+    const std::uint64_t here = *at;
+    const ExtentHead head = extents.head(here);
+    *at += std::max(head.length, 1u);
+    if (head.kind == ExtentKind::kGranting && head.owner == kNoSlot) {
+      return FreeRun{here, head.length};
+    }
+  }
+  return std::nullopt;
+}
+
+std::uint64_t Arbiter::extents() const { return impl_->tables.extents.count(); }
+
+Arbiter::Pool Arbiter::pool() const {
+  const Extents& extents = impl_->tables.extents;
+  const std::uint64_t low = impl_->space.header().warm_low.load(std::memory_order_relaxed);
+  const std::uint64_t warm = extents.warm();
+  return {warm, std::min(low, warm), extents.warm_kept()};
+}
+
+bool Arbiter::pool_wants_watch() const {
+  return impl_->space.header().pool.load(std::memory_order_relaxed) !=
+         static_cast<std::uint32_t>(PoolWatch::kIdle);
+}
+
+void Arbiter::watch_pool(bool watched) {
+  Header& header = impl_->space.writable();
+  header.warm_low.store(impl_->tables.extents.warm(), std::memory_order_relaxed);
+  header.pool.store(static_cast<std::uint32_t>(watched ? PoolWatch::kWatched : PoolWatch::kIdle),
+                    std::memory_order_relaxed);
+}
+
 void Arbiter::restore(FreeRun run, bool backed) {
   impl_->tables.journal.begin(kNoVersion);
   impl_->tables.extents.release(run.extent, backed);

@@ -153,6 +153,11 @@ void Extents::release(std::uint64_t at, bool backed) {
   }
   Word& hint = header.low_hint;
   if (at < hint.load(std::memory_order_relaxed)) hint.store(at, std::memory_order_relaxed);
+  constexpr auto kIdle = static_cast<std::uint32_t>(PoolWatch::kIdle);
+  constexpr auto kSurplus = static_cast<std::uint32_t>(PoolWatch::kSurplus);
+  if (header.pool.load(std::memory_order_relaxed) == kIdle && warm() > warm_kept()) {
+    header.pool.store(kSurplus, std::memory_order_relaxed);
+  }
 }
 
 Extents::Reserve Extents::reserve(std::uint32_t slot) const {
@@ -179,6 +184,12 @@ std::uint64_t Extents::warm() const {
                                 reserve(kNoSlot).warm;
   const std::uint64_t backed = header.backed_extents.load(std::memory_order_relaxed);
   return backed > outside ? backed - outside : 0;
+}
+
+std::uint64_t Extents::warm_kept() const {
+  const Header& header = space_.header();
+  return std::max(header.warm_keep.load(std::memory_order_relaxed),
+                  header.used_extents.load(std::memory_order_relaxed) / 2);
 }
 
 std::optional<CellPlace> locate_cell(const Space& space, std::uint32_t unit) {

@@ -86,8 +86,10 @@ class Extents {
     bool lent = false;        // somebody else than `slot` has some of it and gives it back
   };
   Reserve reserve(std::uint32_t slot) const;
-  // Free extents with memory behind them, outside of the reserve.
+  // Free extents with memory behind them, outside of the reserve; and how many of these are kept
+  // for whoever needs some next: half of what is in use, but never very little.
   std::uint64_t warm() const;
+  std::uint64_t warm_kept() const;
   std::uint64_t offset_of(std::uint64_t at) const {
     return space_.header().extents_offset.load(std::memory_order_relaxed) + at * kExtentBytes;
   }

@@ -95,6 +95,7 @@ void format_extents(const Space& space, Header& header, std::uint64_t extents) {
   auto* buckets = reinterpret_cast<Word*>(space.writable_base() + base + kExtentBytes);
   buckets[0].store(kListEnd.raw, std::memory_order_relaxed);
 
+  header.warm_keep.store(kWarmKeepBytes / kExtentBytes, std::memory_order_relaxed);
   header.used_extents.store(2, std::memory_order_relaxed);
   header.backed_extents.store(2, std::memory_order_relaxed);
 }

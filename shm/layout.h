@@ -161,6 +161,10 @@ enum class ExtentKind : std::uint8_t {
   kDirectory,   // index directory segment
 };
 
+// Whether the janitor knows that there is more warm memory than is kept.
+enum class PoolWatch : std::uint32_t { kIdle = 0, kSurplus = 1, kWatched = 2 };
+inline constexpr std::uint64_t kWarmKeepBytes = 64ull << 20;
+
 // ---------------------------------------------------------------------------------- slots
 
 enum class SlotState : std::uint32_t { kFree = 0, kAdmitted = 1, kLeaving = 2 };
@@ -309,6 +313,10 @@ struct Header {
   Word turn_until_ns;                // CLOCK_MONOTONIC
   HalfWord backlog;                  // 1: the janitor is wanted; it sleeps on this word
   HalfWord reserve_returns;          // runs given back to the reserve; who wants one sleeps on it
+  // The pool: free memory that is kept warm (arbiter_pool.cpp). Hints, all three.
+  HalfWord pool;                     // PoolWatch
+  Word warm_keep;                    // extents of it that stay, however little is in use
+  Word warm_low;                     // fewest there have been since the janitor looked
   alignas(64) Journal journal;
 
   alignas(kPageBytes) SlotRecord slots[kMaxSlots];
