@@ -75,8 +75,7 @@ int parse_fd(std::string_view text) {
 std::uint64_t parse_seconds(std::string_view text) {
   std::uint64_t seconds = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
-  if (error != std::errc{} || end != text.data() + text.size() || seconds < 1 ||
-      seconds > 86400) {
+  if (error != std::errc{} || end != text.data() + text.size() || seconds < 1 || seconds > 86400) {
     throw UsageError(quoted(text) + " is no number of seconds from 1 to 86400");
   }
   return seconds;

@@ -13,8 +13,8 @@ constexpr std::uint32_t kBackedAtOnce = (1u << 20) / shm::kExtentBytes;
 
 }  // namespace
 
-Pool::Pool(const shm::Space& space, shm::Arbiter& arbiter, Settings settings,
-           spdlog::logger& log, std::uint64_t now_ns)
+Pool::Pool(const shm::Space& space, shm::Arbiter& arbiter, Settings settings, spdlog::logger& log,
+           std::uint64_t now_ns)
     : space_(space),
       arbiter_(arbiter),
       settings_(settings),

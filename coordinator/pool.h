@@ -2,8 +2,8 @@
 // several times the speed of fresh memory; and the giving back to the system of what is above it.
 //
 // Nothing is given back that anybody has used within the last window (10 s): what counts is the
-// fewest warm extents that there have been in it. While there is no more than what is kept, no timer
-// runs; the first release beyond it wakes the janitor (Arbiter::unlock).
+// fewest warm extents that there have been in it. While there is no more than what is kept, no
+// timer runs; the first release beyond it wakes the janitor (Arbiter::unlock).
 //
 // Structural cells are never part of it: an extent of theirs is never free again (shm/cells.h), so
 // that a reader who still stands on one reads a generation that goes on. What is punched has held
@@ -11,9 +11,9 @@
 //
 // The reserve (shm/extents.h) gets its memory here, too, a short time after the start.
 //
-// Work goes in pieces of at most 4 MiB: taken out under the lock (work), given memory or deprived of
-// it without the lock (between), put back at the next hold. A death in between leaves a run that is
-// out; the next coordinator begins with taking its memory away and putting it back.
+// Work goes in pieces of at most 4 MiB: taken out under the lock (work), given memory or deprived
+// of it without the lock (between), put back at the next hold. A death in between leaves a run that
+// is out; the next coordinator begins with taking its memory away and putting it back.
 //
 // Thread safety: one thread at a time.
 #pragma once
@@ -58,15 +58,15 @@ class Pool {
   spdlog::logger& log_;
   std::optional<shm::Arbiter::FreeRun> out_;
   Change change_ = Change::kTakeAway;
-  bool has_memory_ = false;      // the run that is out
-  bool recovering_ = true;       // what a predecessor had out
+  bool has_memory_ = false;  // the run that is out
+  bool recovering_ = true;   // what a predecessor had out
   std::uint64_t recover_at_ = 0;
   std::uint64_t reserve_due_ns_;
   bool reserve_wanted_ = false;
   bool reserve_failed_ = false;  // and said so
   std::uint64_t watch_due_ns_ = kNever;
   bool judging_ = false;
-  std::uint64_t surplus_ = 0;    // extents still to be given back
+  std::uint64_t surplus_ = 0;  // extents still to be given back
   std::uint64_t surplus_at_ = 0;
 };
 

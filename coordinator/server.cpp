@@ -31,12 +31,12 @@ Server::Server(const Estate& estate, Roster roster, shm::OwnedFd channel, spdlog
       space_(estate.segments, shm::Access::kWorker),
       arbiter_(space_, shm::kNoSlot),
       pool_(space_, arbiter_, estate.options.pool, log, shm::monotonic_ns()),
-      janitor_(space_, arbiter_, pool_,
-               {.surveyed = [this](const auto& occupied) { on_surveyed(occupied); },
-                .admitted = [this](std::uint64_t guest,
-                                   auto tenancy) { on_admitted(guest, tenancy); },
-                .evicted = [this](shm::Tenancy tenancy) { on_evicted(tenancy); },
-                .idle = [this] { bell_.listen(); }}),
+      janitor_(
+          space_, arbiter_, pool_,
+          {.surveyed = [this](const auto& occupied) { on_surveyed(occupied); },
+           .admitted = [this](std::uint64_t guest, auto tenancy) { on_admitted(guest, tenancy); },
+           .evicted = [this](shm::Tenancy tenancy) { on_evicted(tenancy); },
+           .idle = [this] { bell_.listen(); }}),
       census_(loop_, log, budget_,
               {.gone = [this](const Member& member) { janitor_.evict(member.entry.tenancy); },
                .detached =

@@ -45,8 +45,7 @@ bool Arbiter::lock_for(std::uint64_t nanoseconds) {
 void Arbiter::unlock() {
   Header& header = impl_->space.writable();
   // The janitor sleeps on `backlog` while it is 0. A commit that finds it set makes no system call.
-  const bool wake =
-      impl_->janitor_wanted() && header.backlog.load(std::memory_order_relaxed) == 0;
+  const bool wake = impl_->janitor_wanted() && header.backlog.load(std::memory_order_relaxed) == 0;
   if (wake) header.backlog.store(1, std::memory_order_release);
   impl_->lock.release();
   if (wake && impl_->slot != kNoSlot) futex_wake(header.backlog);

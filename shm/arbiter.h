@@ -74,20 +74,20 @@ class Arbiter {
   void put_back_cells(std::vector<std::uint32_t>& units, std::size_t keep);
 
   // Takes `length` free extents for this process. kBacked: usable. kRaw: call Space::back on them
-  // (without the lock), then settle(). kMore: call again (the search is bounded). kNone: full. Where
-  // it lies: extents.h.
+  // (without the lock), then settle(). kMore: call again (the search is bounded). kNone: full.
+  // Where it lies: extents.h.
   enum class Grant : std::uint8_t { kBacked, kRaw, kMore, kNone };
   struct GrantRequest {
     std::uint32_t length = 1;
-    std::uint8_t cell_class = 0;       // or kRunClass
-    bool in_reserve = false;           // for a delta that does nothing but free memory
-    bool warm_only = false;            // the system has refused memory
+    std::uint8_t cell_class = 0;  // or kRunClass
+    bool in_reserve = false;      // for a delta that does nothing but free memory
+    bool warm_only = false;       // the system has refused memory
     // Progress and result:
     std::uint64_t at = 0, hops = 0;
     bool raw_too = false;
-    std::uint64_t extent = 0;          // first extent
-    std::uint32_t taken = 0;           // how many to back when kRaw
-    bool reserve_lent = false;         // kNone in the reserve: some of it will come back
+    std::uint64_t extent = 0;   // first extent
+    std::uint32_t taken = 0;    // how many to back when kRaw
+    bool reserve_lent = false;  // kNone in the reserve: some of it will come back
   };
   Grant grant(GrantRequest& request);
   // After backing a kRaw grant: it becomes what was asked for (request.extent), the surplus free.
@@ -142,9 +142,9 @@ class Arbiter {
 
   // Who holds the lock now, as far as it can be told; for finding a stuck holder.
   struct Holder {
-    std::uint32_t thread_id = 0;     // 0: nobody
-    std::uint32_t slot = kNoSlot;    // kNoSlot: the coordinator
-    std::uint64_t sequence = 0;      // differs from one acquisition to the next
+    std::uint32_t thread_id = 0;   // 0: nobody
+    std::uint32_t slot = kNoSlot;  // kNoSlot: the coordinator
+    std::uint64_t sequence = 0;    // differs from one acquisition to the next
   };
   Holder holder() const;
 

@@ -6,8 +6,8 @@
 namespace theus::shm {
 namespace {
 
-constexpr std::uint32_t kExtentsPerSweep = 4096;   // looked at in one piece of an eviction
-constexpr std::uint32_t kOrphansPerSweep = 16;     // rebuilt in one piece
+constexpr std::uint32_t kExtentsPerSweep = 4096;  // looked at in one piece of an eviction
+constexpr std::uint32_t kOrphansPerSweep = 16;    // rebuilt in one piece
 
 }  // namespace
 
@@ -113,8 +113,8 @@ bool Arbiter::Impl::sweep(std::uint32_t gone) {
         journal.end();
         break;
       case ExtentKind::kRun: {
-        const auto* cell = reinterpret_cast<const CellHeader*>(
-            space.writable_base() + tables.extents.offset_of(sweep_at));
+        const auto* cell = reinterpret_cast<const CellHeader*>(space.writable_base() +
+                                                               tables.extents.offset_of(sweep_at));
         journal.begin(kNoVersion);
         if (cell->state.load(std::memory_order_relaxed) == kCellLinked) {
           ExtentHead ownerless = head;

@@ -77,8 +77,8 @@ Arbiter::Grant Arbiter::grant(GrantRequest& request) {
     const Extents::Reserve reserve = extents.reserve(impl_->slot);
     request.reserve_lent = reserve.lent;
     // Cells stay: with a bound, so that there is always room for messages and journals.
-    const std::uint64_t cells_max = std::max<std::uint64_t>(
-        2, (extents.count() - extents.reserve_at()) / kReservePartForCells);
+    const std::uint64_t cells_max =
+        std::max<std::uint64_t>(2, (extents.count() - extents.reserve_at()) / kReservePartForCells);
     if (request.cell_class < kCellClassCount && reserve.cells >= cells_max) return Grant::kNone;
   }
   const bool single = request.length == 1;

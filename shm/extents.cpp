@@ -180,8 +180,8 @@ Extents::Reserve Extents::reserve(std::uint32_t slot) const {
 
 std::uint64_t Extents::warm() const {
   const Header& header = space_.header();
-  const std::uint64_t outside = header.used_extents.load(std::memory_order_relaxed) +
-                                reserve(kNoSlot).warm;
+  const std::uint64_t outside =
+      header.used_extents.load(std::memory_order_relaxed) + reserve(kNoSlot).warm;
   const std::uint64_t backed = header.backed_extents.load(std::memory_order_relaxed);
   return backed > outside ? backed - outside : 0;
 }

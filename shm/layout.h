@@ -268,7 +268,7 @@ struct Header {
   Word capacity_bytes;  // of the data segment, header included
   Word extents_offset;  // byte offset of extent 0
   Word extent_count;
-  Word reserve_at;      // extents from here on are for deltas that only free (extents.h)
+  Word reserve_at;  // extents from here on are for deltas that only free (extents.h)
   Word hash_seed;
   Word created_at_ns;   // CLOCK_REALTIME
   HalfWord coordinator_pid;
@@ -314,9 +314,9 @@ struct Header {
   HalfWord backlog;                  // 1: the janitor is wanted; it sleeps on this word
   HalfWord reserve_returns;          // runs given back to the reserve; who wants one sleeps on it
   // The pool: free memory that is kept warm (arbiter_pool.cpp). Hints, all three.
-  HalfWord pool;                     // PoolWatch
-  Word warm_keep;                    // extents of it that stay, however little is in use
-  Word warm_low;                     // fewest there have been since the janitor looked
+  HalfWord pool;   // PoolWatch
+  Word warm_keep;  // extents of it that stay, however little is in use
+  Word warm_low;   // fewest there have been since the janitor looked
   alignas(64) Journal journal;
 
   alignas(kPageBytes) SlotRecord slots[kMaxSlots];

@@ -152,10 +152,9 @@ std::uint64_t count_new_keys(const Transaction::State& s) {
 // Nothing but deletes, and mappings replaced by empty ones: such a delta may use the reserve.
 bool only_frees(const Transaction::State& s) {
   return std::all_of(s.written.begin(), s.written.end(), [&s](const Entry* entry) {
-    const bool empties = entry->value.kind == Value::Kind::kMapping &&
-                         entry->child != nullptr && entry->child->node == 0 &&
-                         entry->child->first_new == nullptr && entry->present_in_snapshot &&
-                         !entry->moved;
+    const bool empties = entry->value.kind == Value::Kind::kMapping && entry->child != nullptr &&
+                         entry->child->node == 0 && entry->child->first_new == nullptr &&
+                         entry->present_in_snapshot && !entry->moved;
     return entry->value.kind == Value::Kind::kAbsent || empties || !submits(s, *entry);
   });
 }
@@ -264,8 +263,7 @@ void take_room(Transaction::State& s, std::uint64_t words, std::uint64_t journal
     begin = room.message.data();
     std::memset(begin, 0, words * sizeof(capnp::word));
   }
-  room.words =
-      kj::arrayPtr(reinterpret_cast<capnp::word*>(begin), static_cast<std::size_t>(words));
+  room.words = kj::arrayPtr(reinterpret_cast<capnp::word*>(begin), static_cast<std::size_t>(words));
   if (journal_entries <= shm::kJournalEntries) return;
   try {
     room.journal.take(journal_entries * sizeof(shm::JournalEntry));
@@ -491,12 +489,10 @@ CommitResult submit_transaction(Transaction::State& s) {
   }
 
   const std::uint64_t words = 64 + plan.checks.size() * 3 + plan.absences.size() * 3 +
-                              plan.absence_words + plan.operations.size() * 7 +
-                              plan.deletes.size();
-  std::uint64_t journal_entries = 64 + plan.operations.size() * kJournalPerOperation +
-                                  plan.keys_new * kJournalPerKey +
-                                  plan.deletes.size() * kJournalPerDelete +
-                                  s.mappings.size() * kJournalPerMapping;
+                              plan.absence_words + plan.operations.size() * 7 + plan.deletes.size();
+  std::uint64_t journal_entries =
+      64 + plan.operations.size() * kJournalPerOperation + plan.keys_new * kJournalPerKey +
+      plan.deletes.size() * kJournalPerDelete + s.mappings.size() * kJournalPerMapping;
   for (int growth = 0;; ++growth) {
     Room room(s);
     await_room(s, words, journal_entries, /*journal_needed=*/growth > 0, room);

@@ -128,6 +128,23 @@ TEST_F(CoordinatorPool, WhatIsUsedNowAndThenStays) {
   EXPECT_LE(warm_bytes(), kKept);
 }
 
+// A link that was good before must not fit what lies there now.
+TEST_F(CoordinatorPool, GenerationsDoNotStartAgainInMemoryThatWasGone) {
+  run();
+  Link links[2];
+  for (Link& link : links) {
+    put_large(100 * kMiB);
+    worker::Snapshot snapshot(*session);
+    link = Link(read(snapshot, {"large"}).block);
+    snapshot.close();
+    erase_large();
+    run();
+    wait(kWindow);
+  }
+  ASSERT_EQ(links[0].unit(), links[1].unit()) << "not at the same place: the test tests nothing";
+  EXPECT_NE(links[0].generation(), links[1].generation());
+}
+
 TEST_F(CoordinatorPool, HalfOfWhatIsInUseStays) {
   run();
   commit(*session, [](Transaction& t) { t.put_leaf(at(t, {"kept"}), 80 * kMiB); });
@@ -214,8 +231,8 @@ TEST_F(CoordinatorTest, GivesFreeMemoryBackToTheSystem) {
     t.put_leaf(at(t, {"large"}), 100 * kMiB);
   }
   EXPECT_GT(header.backed_extents.load(), 100 * kMiB / shm::kExtentBytes);
-  EXPECT_TRUE(eventually(
-      [&] { return header.backed_extents.load() < 30 * kMiB / shm::kExtentBytes; }));
+  EXPECT_TRUE(
+      eventually([&] { return header.backed_extents.load() < 30 * kMiB / shm::kExtentBytes; }));
   EXPECT_TRUE(eventually([&] {
     return header.pool.load() == static_cast<std::uint32_t>(shm::PoolWatch::kIdle);
   })) << "somebody goes on looking at nothing";

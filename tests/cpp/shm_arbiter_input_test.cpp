@@ -462,7 +462,8 @@ TEST_F(ShmArbiterInput, OneOperationTwice) {
     auto deletes = delta.initDeletes(2);
     deletes.set(0, a_key);
     deletes.set(1, a_key);
-  }), Outcome::kConflict);
+  }),
+            Outcome::kConflict);
   EXPECT_TRUE(refused(mad->submit([&](wire::Delta::Builder delta) {
     auto ops = delta.initOperations(2);
     for (unsigned i = 0; i < 2; ++i) {
@@ -488,11 +489,13 @@ TEST_F(ShmArbiterInput, DeletesOfWhatIsNoKey) {
   // Another generation: a key that has gone.
   EXPECT_EQ(mad->submit([&](wire::Delta::Builder delta) {
     delta.initDeletes(1).set(0, Link(key.generation() + 1, key.unit()).raw);
-  }), Outcome::kConflict);
+  }),
+            Outcome::kConflict);
   // One that its worker has filled and nobody has linked.
   EXPECT_EQ(mad->submit([&](wire::Delta::Builder delta) {
     delta.initDeletes(1).set(0, mad->key(m_node, "new").raw);
-  }), Outcome::kConflict);
+  }),
+            Outcome::kConflict);
   clean();
   Snapshot snapshot(*session);
   EXPECT_EQ(keys(snapshot, {"m"}), (std::vector<std::string>{"a", "b"}));

@@ -189,9 +189,9 @@ TEST_F(ShmExtents, SearchesStayInsideOrOutsideOfTheReserve) {
   extents.release(kFirstFree, true);
   search = {};
   search.raw_too = true;
-  EXPECT_EQ(extents.find(search, static_cast<std::uint32_t>(extents.reserve_at()), 1000, &at,
-                         &span),
-            RunFound::kNone);
+  EXPECT_EQ(
+      extents.find(search, static_cast<std::uint32_t>(extents.reserve_at()), 1000, &at, &span),
+      RunFound::kNone);
 }
 
 TEST_F(ShmExtents, ARunInUseKeepsItsNeighboursApart) {
