@@ -535,7 +535,7 @@ void Committer::note_write(std::uint32_t key_unit) {
   entry.key.store(
       Link(tables_.key(key_unit).cell.generation.load(std::memory_order_relaxed), key_unit).raw,
       std::memory_order_release);
-  tables_.journal.set(header.ring_next, position + 1);
+  tables_.journal.set_often(header.ring_next, position + 1);
 }
 
 Committer::Applied Committer::replace(std::uint32_t node_unit, std::uint32_t key_unit,
@@ -621,8 +621,8 @@ Committer::Applied Committer::remove(std::uint32_t node_unit, std::uint32_t key_
   tables_.journal.set(record.died_at, version_);
   superseded(record);
   NodeRecord& node = tables_.node(node_unit);
-  tables_.journal.set(node.structure_version, version_);
-  tables_.journal.set(node.count, node.count.load(std::memory_order_relaxed) - 1);
+  tables_.journal.set_often(node.structure_version, version_);
+  tables_.journal.set_often(node.count, node.count.load(std::memory_order_relaxed) - 1);
   tables_.retain(key_unit);
   note_write(key_unit);
   return Applied::kDone;

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <vector>
 
 #include "shm/delta.capnp.h"
@@ -34,8 +35,9 @@ constexpr std::uint64_t kSleepNs = 10'000'000;
 constexpr int kSleepsBeforeReport = 3;
 constexpr int kSleepsMax = 3000;
 constexpr std::uint64_t kJournalPerOperation = 48;
-constexpr std::uint64_t kJournalPerDelete = 9;
-constexpr std::uint64_t kJournalPerMapping = 2;  // written to, or above one that is
+// Exact: a full state has no room to be generous. died_at, the key's shape, its place in the queue.
+constexpr std::uint64_t kJournalPerDelete = 3;
+constexpr std::uint64_t kJournalPerMapping = 3;  // and of this, what many deletes share
 constexpr std::uint64_t kJournalPerKey = 16;
 constexpr int kJournalGrowths = 4;
 constexpr int kReserveTries = 500;  // of 10 ms: others give back what they have with their answer
@@ -194,6 +196,13 @@ void plan_operations(Transaction::State& s, Plan& plan) {
     }
     plan.operations.push_back(operation);
     plan.subjects.push_back({entry, nullptr});
+  }
+  // Those of one mapping together: what they share is then journalled once (shm/journal.h).
+  const auto by_mapping = [](const Entry* a, const Entry* b) {
+    return std::less<>()(a->mapping, b->mapping);
+  };
+  if (!std::is_sorted(plan.deletes.begin(), plan.deletes.end(), by_mapping)) {
+    std::stable_sort(plan.deletes.begin(), plan.deletes.end(), by_mapping);
   }
   for (const Entry* entry : plan.deletes) plan.subjects.push_back({entry, nullptr});
   plan.keys_new += writer.keys_below();

@@ -145,6 +145,9 @@ class Auditor {
       fault(path + ": superseded versions, but not in the retained queue");
     }
     if (shape.queued) queued_.insert(link.unit());
+    if (!shape.queued && load(key.retained_next) != 0) {
+      fault(path + ": not in the retained queue, but names a next one there");
+    }
   }
 
   void reach_queues() {

@@ -24,7 +24,7 @@ using worker::Session;
 using worker::Snapshot;
 using worker::Transaction;
 
-constexpr int kDeletes = 20'000;
+constexpr int kDeletes = 50'000;
 
 std::string name_of_key(int i) { return "k" + std::to_string(i); }
 
@@ -47,7 +47,7 @@ Mapping* rows(Transaction& t) { return t.child(at(t, {"rows"})); }
 
 class FullState : public ::testing::Test {
  protected:
-  static constexpr int kRows = 60'000;
+  static constexpr int kRows = 100'000;
   static constexpr int kSmallMappings = 12;
 
   // Small numbers under "rows", then whatever fills it up, until not even one number more fits.
@@ -82,10 +82,10 @@ class FullState : public ::testing::Test {
     Snapshot snapshot(by);
     return snapshot.size(read(snapshot, {"rows"}).node);
   }
-  shm::Extents::Reserve reserve() {
+  shm::Extents::Reserve reserve(std::uint32_t slot = shm::kNoSlot) {
     const shm::Space& space = world.space();
     shm::StepJournal journal(space);
-    return shm::Extents(space, journal).reserve(shm::kNoSlot);
+    return shm::Extents(space, journal).reserve(slot);
   }
   // What the coordinator does soon after its start.
   void back_reserve() {
@@ -122,6 +122,27 @@ TEST_F(FullState, TensOfThousandsOfDeletesInOneTransaction) {
   // What they freed can be used.
   EXPECT_TRUE(commits(*session, [](Transaction& t) {
     for (int i = 0; i < 1000; ++i) t.put_int(t.entry(rows(t), key(name_of_key(i))), i);
+  }));
+}
+
+TEST_F(FullState, DeletesInManyMappingsByTurns) {
+  constexpr int kMappings = 1000, kEach = 45;
+  commit(*session, [](Transaction& t) {
+    Mapping* many = t.put_mapping(at(t, {"many"}));
+    for (int m = 0; m < kMappings; ++m) {
+      Mapping* one = t.put_mapping(t.entry(many, key(name_of_key(m))));
+      for (int i = 0; i < kEach; ++i) t.put_int(t.entry(one, key(name_of_key(i))), i);
+    }
+  });
+  fill(*session);
+  EXPECT_TRUE(commits(*session, [](Transaction& t) {
+    Mapping* many = t.child(at(t, {"many"}));
+    for (int i = 0; i < kEach; ++i) {
+      for (int m = 0; m < kMappings; ++m) {
+        Mapping* one = t.child(t.entry(many, key(name_of_key(m))));
+        ASSERT_TRUE(t.erase(t.entry(one, key(name_of_key(i)))));
+      }
+    }
   }));
 }
 
@@ -211,24 +232,31 @@ TEST_F(FullState, DeletesWaitForWhatAnotherHasOfTheReserve) {
     while (!arbiter.lock_for(1'000'000'000)) {
     }
   });
-  const std::uint64_t all =
-      (world.space().header().extent_count.load() - world.space().header().reserve_at.load()) *
-      shm::kExtentBytes;
-  const shm::Link lent = stock.take_run(all, worker::Use::kFreeing);
+  // What is left of it will do for the message, but not for the journal.
+  const shm::Header& header = world.space().header();
+  const std::uint64_t much =
+      (header.extent_count.load() - header.reserve_at.load() - 10) * shm::kExtentBytes;
+  const shm::Link lent = stock.take_run(much, worker::Use::kFreeing);
   EXPECT_TRUE(reserve().lent);
   std::atomic<int> waits{0};
-  const auto hook = [](bool begins, void* count) {
+  auto count_waits = [&](bool begins) {
     if (!begins) return;
-    ++*static_cast<std::atomic<int>*>(count);
-    static_cast<std::atomic<int>*>(count)->notify_one();
+    EXPECT_FALSE(reserve(slot).lent) << "it waits with something in hand";
+    ++waits;
+    waits.notify_one();
+  };
+  using CountWaits = decltype(count_waits);
+  const auto hook = [](bool begins, void* count) {
+    (*static_cast<CountWaits*>(count))(begins);
   };
   const auto erase_some = [&](int from) {
     Transaction t(*session);
     t.begin(Isolation::kSerializable);
     for (int i = from; i < from + kDeletes; ++i) t.erase(t.entry(rows(t), key(name_of_key(i))));
-    EXPECT_EQ(t.commit(hook, &waits).status, CommitResult::Status::kCommitted);
+    EXPECT_EQ(t.commit(hook, &count_waits).status,
+              CommitResult::Status::kCommitted);
     EXPECT_GT(waits, 0) << "it found room elsewhere: the test tests nothing";
-    if (waits == 0) hook(true, &waits);
+    if (waits == 0) count_waits(true);
   };
   std::thread deleter([&] { erase_some(0); });
   waits.wait(0);
@@ -236,7 +264,7 @@ TEST_F(FullState, DeletesWaitForWhatAnotherHasOfTheReserve) {
   stock.give_back(lent, shm::kRunClass);
   deleter.join();
   // Nor is it lost with a process that dies while it has it.
-  static_cast<void>(stock.take_run(all, worker::Use::kFreeing));
+  static_cast<void>(stock.take_run(much, worker::Use::kFreeing));
   waits = 0;
   std::thread next([&] { erase_some(kDeletes); });
   waits.wait(0);

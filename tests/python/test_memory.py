@@ -268,20 +268,20 @@ def fill_up(engine: theus.Engine, rows: int) -> None:
 def full() -> Iterator[theus.Engine]:
     with theus.Coordinator(capacity="128 MiB") as coordinator:
         with theus.connect(coordinator.name) as engine:
-            fill_up(engine, 60_000)
+            fill_up(engine, 130_000)
             yield engine
 
 
-def test_twenty_thousand_deletes_in_one_transaction(full: theus.Engine) -> None:
-    with full.transaction() as ctx:
-        for n in range(20_000):
-            del ctx.m[n]
-    assert len(full.state["m"]) == 40_000
+def test_fifty_thousand_deletes_in_one_transaction(full: theus.Engine) -> None:
     with pytest.raises(theus.CapacityError, match="delete in smaller transactions"):
         with full.transaction() as ctx:
-            for n in range(20_000, 60_000):
+            for n in range(130_000):
                 del ctx.m[n]
-    assert len(full.state["m"]) == 40_000
+    assert len(full.state["m"]) == 130_000
+    with full.transaction() as ctx:
+        for n in range(50_000):
+            del ctx.m[n]
+    assert len(full.state["m"]) == 80_000
 
 
 def clear(engine: theus.Engine) -> None:
