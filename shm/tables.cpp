@@ -61,8 +61,7 @@ void Tables::clear_place(std::uint32_t node_unit, std::uint32_t chunk_unit, std:
   cells.release(chunk_unit);
 }
 
-void Tables::enqueue(Word& head, Word& tail, Word& count, std::uint32_t unit,
-                     HalfWord* tail_next) {
+void Tables::enqueue(Word& head, Word& tail, Word& count, std::uint32_t unit, HalfWord* tail_next) {
   if (tail_next != nullptr) {
     journal.set(*tail_next, unit);
   } else {

@@ -246,15 +246,12 @@ TEST_F(FullState, DeletesWaitForWhatAnotherHasOfTheReserve) {
     waits.notify_one();
   };
   using CountWaits = decltype(count_waits);
-  const auto hook = [](bool begins, void* count) {
-    (*static_cast<CountWaits*>(count))(begins);
-  };
+  const auto hook = [](bool begins, void* count) { (*static_cast<CountWaits*>(count))(begins); };
   const auto erase_some = [&](int from) {
     Transaction t(*session);
     t.begin(Isolation::kSerializable);
     for (int i = from; i < from + kDeletes; ++i) t.erase(t.entry(rows(t), key(name_of_key(i))));
-    EXPECT_EQ(t.commit(hook, &count_waits).status,
-              CommitResult::Status::kCommitted);
+    EXPECT_EQ(t.commit(hook, &count_waits).status, CommitResult::Status::kCommitted);
     EXPECT_GT(waits, 0) << "it found room elsewhere: the test tests nothing";
     if (waits == 0) count_waits(true);
   };
