@@ -228,6 +228,9 @@ class Auditor {
           head.kind != ExtentKind::kFreeRaw && head.kind != ExtentKind::kCells && at_rest_) {
         fault("extent " + std::to_string(at) + " has not come back to the reserve");
       }
+      if (at_rest_ && head.kind == ExtentKind::kGranting) {
+        fault("extent " + std::to_string(at) + " was taken out and not put back");
+      }
       const bool is_free =
           head.kind == ExtentKind::kFreeBacked || head.kind == ExtentKind::kFreeRaw;
       if (!is_free) used += head.length;
