@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "shm/control_channel.h"
+
 namespace theus::coordinator {
 namespace {
 
@@ -23,8 +25,8 @@ struct Janitor::Outcome {
   bool reclaimed_all = false;
 };
 
-Janitor::Janitor(const shm::Space& space, shm::Arbiter& arbiter, Callbacks callbacks)
-    : space_(space), arbiter_(arbiter), callbacks_(std::move(callbacks)) {
+Janitor::Janitor(const shm::Space& space, shm::Arbiter& arbiter, Pool& pool, Callbacks callbacks)
+    : space_(space), arbiter_(arbiter), pool_(pool), callbacks_(std::move(callbacks)) {
   occupied_.reserve(shm::kMaxSlots);
 }
 
@@ -72,6 +74,7 @@ void Janitor::work(Outcome* outcome) {
   if (reclaiming_) {
     outcome->reclaimed_all = !arbiter_.reclaim(kRecordsPerHold);
   }
+  pool_.work(shm::monotonic_ns());
 }
 
 std::optional<shm::Tenancy> Janitor::place(const Applicant& applicant) {
@@ -133,6 +136,7 @@ void Janitor::tell(const Outcome& outcome) {
     reclaiming_ = false;
     callbacks_.idle();
   }
+  pool_.between();
 }
 
 }  // namespace theus::coordinator

@@ -3,8 +3,9 @@
 //
 // A hold goes: (1) repair, by taking the lock; (2) waiting deltas, so that nobody waits for the
 // janitor; then, in the first hold after a start, a survey of the slots, and in all others (3) one
-// piece of one eviction, (4) admissions, (5) one piece of reclamation. Results are told after the
-// lock has been released: nothing under it logs, sends or allocates.
+// piece of one eviction, (4) admissions, (5) one piece of reclamation, (6) one piece of the pool's
+// work. Results are told after the lock has been released: nothing under it logs, sends or
+// allocates.
 //
 // Invariants: 1. No admission and no eviction before the survey. 2. A tenancy stands in the queue
 // of evictions at most once, and only its own tenant is evicted for it: by then the slot may have
@@ -21,6 +22,7 @@
 #include <optional>
 #include <vector>
 
+#include "coordinator/pool.h"
 #include "shm/arbiter.h"
 #include "shm/control_message.h"
 #include "shm/space.h"
@@ -48,7 +50,7 @@ class Janitor {
     std::function<void()> idle;  // nothing is left to reclaim for now
   };
 
-  Janitor(const shm::Space& space, shm::Arbiter& arbiter, Callbacks callbacks);
+  Janitor(const shm::Space& space, shm::Arbiter& arbiter, Pool& pool, Callbacks callbacks);
 
   void admit(const Applicant& applicant) { applicants_.push_back(applicant); }
   void evict(shm::Tenancy tenancy);
@@ -56,7 +58,9 @@ class Janitor {
   void reclaim() { reclaiming_ = true; }
 
   bool surveyed() const { return surveyed_; }
-  bool wants_lock() const { return urgent() || reclaiming_ || !evictions_.empty(); }
+  bool wants_lock() const {
+    return urgent() || reclaiming_ || !evictions_.empty() || pool_.wants_lock();
+  }
   bool urgent() const { return wanted_ || !surveyed_ || !applicants_.empty(); }
   // One hold. False: the lock could not be had within `patience_ns` (0: not at once).
   bool hold(std::uint64_t patience_ns);
@@ -70,6 +74,7 @@ class Janitor {
 
   const shm::Space& space_;
   shm::Arbiter& arbiter_;
+  Pool& pool_;
   const Callbacks callbacks_;
   bool wanted_ = true;  // the first hold repairs what a predecessor left
   bool surveyed_ = false;

@@ -22,6 +22,9 @@ that died, and restarts itself when killed. Memory only: the state ends with the
 
   --capacity SIZE         most memory the state may use, 16MiB to 64GiB; taken only as needed
                           (default 2GiB)
+  --pool SIZE             free memory that is kept ready for reuse, if half of what is in use is
+                          not more (default 64MiB); the rest goes back to the system ...
+  --pool-seconds SECONDS  ... when nobody has needed it for so long, 1 to 86400 (default 10)
   --embedded              end by itself when nobody is attached any more
   --arbitration MODE      cooperative (the default); isolated is not available yet
   --log FILE|-            where to log, - is stderr (default -)
@@ -69,6 +72,15 @@ int parse_fd(std::string_view text) {
   return fd;
 }
 
+std::uint64_t parse_seconds(std::string_view text) {
+  std::uint64_t seconds = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+  if (error != std::errc{} || end != text.data() + text.size() || seconds < 1 || seconds > 86400) {
+    throw UsageError(quoted(text) + " is no number of seconds from 1 to 86400");
+  }
+  return seconds;
+}
+
 // Walks over the words; options take their value from "--name value" or "--name=value".
 class Parser {
  public:
@@ -107,6 +119,10 @@ class Parser {
       result_.print = "theus-coordinator " THEUS_VERSION "\n";
     } else if (name == "--capacity") {
       result_.options.capacity_bytes = parse_capacity(value(name));
+    } else if (name == "--pool") {
+      result_.options.pool.keep_bytes = parse_size(value(name));
+    } else if (name == "--pool-seconds") {
+      result_.options.pool.window_ns = parse_seconds(value(name)) * 1'000'000'000;
     } else if (name == "--embedded") {
       result_.options.embedded = true;
     } else if (name == "--arbitration") {
@@ -157,7 +173,7 @@ class Parser {
 
 }  // namespace
 
-std::uint64_t parse_capacity(std::string_view text) {
+std::uint64_t parse_size(std::string_view text) {
   std::uint64_t count = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
   if (error != std::errc{}) {
@@ -166,10 +182,18 @@ std::uint64_t parse_capacity(std::string_view text) {
   std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
   unit.remove_prefix(std::min(unit.find_first_not_of(' '), unit.size()));
   const std::uint64_t factor = unit_bytes(unit, text);
-  if (count > shm::kMaxCapacityBytes / factor || count * factor < shm::kMinCapacityBytes) {
-    throw UsageError("a capacity of " + quoted(text) + " is outside 16MiB to 64GiB");
+  if (count > shm::kMaxCapacityBytes / factor) {
+    throw UsageError(quoted(text) + " is above the 64GiB that a state can have");
   }
   return count * factor;
+}
+
+std::uint64_t parse_capacity(std::string_view text) {
+  const std::uint64_t bytes = parse_size(text);
+  if (bytes < shm::kMinCapacityBytes) {
+    throw UsageError("a capacity of " + quoted(text) + " is outside 16MiB to 64GiB");
+  }
+  return bytes;
 }
 
 int find_starter_fd(std::span<const char* const> arguments) {

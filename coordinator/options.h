@@ -8,11 +8,14 @@
 #include <string>
 #include <string_view>
 
+#include "coordinator/pool.h"
+
 namespace theus::coordinator {
 
 struct Options {
   std::string name;
   std::uint64_t capacity_bytes = 2ull << 30;
+  Pool::Settings pool;
   bool embedded = false;        // ends by itself when nobody uses it
   std::string log_path = "-";   // "-": stderr
   std::string log_level = "info";
@@ -36,7 +39,9 @@ CommandLine parse_command_line(std::span<const char* const> arguments);
 int find_starter_fd(std::span<const char* const> arguments);
 
 // "2GiB", "512 MiB", "64M", "1000000" (bytes); K, M, G and T are powers of 1024. Throws UsageError
-// unless it lies within what a state can have.
+// when it is none, or above what a state can have.
+std::uint64_t parse_size(std::string_view text);
+// The same. Throws UsageError unless it lies within what a state can have.
 std::uint64_t parse_capacity(std::string_view text);
 
 }  // namespace theus::coordinator

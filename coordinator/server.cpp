@@ -45,7 +45,8 @@ Server::Server(const Estate& estate, Roster roster, shm::OwnedFd channel, spdlog
       supervisor_pid_(static_cast<std::uint32_t>(::getppid())),
       space_(estate.segments, shm::Access::kWorker),
       arbiter_(space_, shm::kNoSlot),
-      janitor_(space_, arbiter_,
+      pool_(space_, arbiter_, estate.options.pool, log, shm::monotonic_ns()),
+      janitor_(space_, arbiter_, pool_,
                {.surveyed = [this](const auto& occupied) { on_surveyed(occupied); },
                 .admitted =
                     [this](const Janitor::Applicant& applicant, auto tenancy) {
@@ -89,6 +90,7 @@ Server::Server(const Estate& estate, Roster roster, shm::OwnedFd channel, spdlog
                   .stop_requested = [this](const Guest& guest) { on_stop_request(guest); }}),
       bell_(space_),
       rest_(loop_, [] {}),
+      pool_timer_(loop_, [this] { pool_.look(shm::monotonic_ns()); }),
       closings_(watch_closings(estate.segments.data_writable)),
       signals_(open_signals({SIGTERM, SIGINT, SIGHUP})) {
   bell_ticket_ = loop_.watch(bell_.fd(), [this] {
@@ -118,6 +120,7 @@ Server::~Server() {
 
 void Server::run() {
   while (!stopping_) {
+    time_pool();
     loop_.run_once(may_wait_ms());
     if (!stopping_ && (janitor_.urgent() ||
                        (janitor_.wants_lock() && shm::monotonic_ns() >= rest_until_ns_))) {
@@ -146,6 +149,18 @@ int Server::may_wait_ms() {
   }
   rest_.at(rest_until_ns_);
   return -1;
+}
+
+void Server::time_pool() {
+  if (pool_.due_ns() == pool_due_ns_) {
+    return;
+  }
+  pool_due_ns_ = pool_.due_ns();
+  if (pool_due_ns_ == Pool::kNever) {
+    pool_timer_.stop();
+  } else {
+    pool_timer_.at(pool_due_ns_);
+  }
 }
 
 void Server::hold_lock() {

@@ -17,6 +17,7 @@
 #include "coordinator/fence.h"
 #include "coordinator/janitor.h"
 #include "coordinator/log.h"
+#include "coordinator/pool.h"
 #include "coordinator/reception.h"
 #include "coordinator/roster.h"
 #include "coordinator/supervisor_link.h"
@@ -59,6 +60,7 @@ class Server {
   void drop(shm::Tenancy tenancy);
   int may_wait_ms();
   void hold_lock();
+  void time_pool();
   void end_if_unused();
   void stop(const std::string& why);
 
@@ -75,6 +77,7 @@ class Server {
   EventLoop loop_;
   shm::Space space_;
   shm::Arbiter arbiter_;
+  Pool pool_;
   Janitor janitor_;
   Census census_;
   Fence fence_;
@@ -82,6 +85,8 @@ class Server {
   Reception reception_;
   Bell bell_;
   Timer rest_;
+  Timer pool_timer_;
+  std::uint64_t pool_due_ns_ = Pool::kNever;  // what the timer is set to
   std::uint64_t rest_until_ns_ = 0;
   shm::OwnedFd closings_;  // inotify
   shm::OwnedFd signals_;

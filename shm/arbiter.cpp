@@ -4,24 +4,12 @@
 
 #include <algorithm>
 
-#include "shm/commit.h"
+#include "shm/arbiter_impl.h"
 #include "shm/futex.h"
-#include "shm/linker.h"
-#include "shm/lock.h"
-#include "shm/pins.h"
-#include "shm/reclaim.h"
-#include "shm/tables.h"
 
 namespace theus::shm {
 namespace {
 
-constexpr std::uint32_t kCommitsPerReclaim = 64;
-constexpr std::uint32_t kRecordsPerReclaim = 256;
-constexpr std::uint64_t kHopsPerGrant = 2048;
-constexpr std::uint32_t kExtentsPerSweep = 4096;   // looked at in one piece of an eviction
-constexpr std::uint32_t kOrphansPerSweep = 16;     // rebuilt in one piece
-constexpr std::uint32_t kCellsPutBackAtOnce = 512;
-constexpr std::uint32_t kRawExtentsAtOnce = 16;    // 1 MiB: what is backed for a small need
 constexpr std::uint64_t kPinnedPaceNs = 50'000'000;
 
 constexpr std::uint64_t pack_answer(std::uint64_t sequence, Outcome outcome) {
@@ -44,53 +32,6 @@ std::uint64_t monotonic_ns() {
 
 }  // namespace
 
-struct Arbiter::Impl {
-  Impl(const Space& shared, std::uint32_t its_slot)
-      : space(shared),
-        slot(its_slot),
-        lock(shared, its_slot),
-        tables(shared),
-        linker(tables),
-        reclaimer(tables),
-        committer(tables, linker, reclaimer) {}
-
-  bool take(Acquired acquired) {
-    if (acquired == Acquired::kNo) return false;
-    if (acquired == Acquired::kOwnerDied) {
-      repair();
-      lock.consistent();
-    }
-    return true;
-  }
-
-  void repair();
-  bool waits(std::uint32_t other) const;
-  std::uint64_t committed_unanswered(std::uint32_t other) const;
-  void answer(std::uint32_t other, Decision decision);
-  void serve(std::uint32_t other);
-  bool blocked_by_turn(std::uint32_t other);
-  std::optional<std::uint32_t> occupy(SlotState state, std::uint32_t most, std::uint32_t pid,
-                                      std::uint64_t start_time);
-  void clear_pins(std::uint32_t gone);
-  void end_turn(std::uint32_t other, Outcome outcome);
-  bool sweep(std::uint32_t gone);
-  void unlink_cells(std::uint64_t extent, std::uint8_t cell_class);
-
-  const Space& space;
-  const std::uint32_t slot;
-  ArbitrationLock lock;
-  Tables tables;
-  Linker linker;
-  Reclaimer reclaimer;
-  Committer committer;
-  std::uint32_t commits_since_reclaim = 0;
-  std::uint64_t combined = 0;
-  // Where the eviction of `sweeping` stands; a new process starts it again from 0.
-  std::uint32_t sweeping = kNoSlot;
-  std::uint64_t sweeping_tenant = 0;
-  std::uint64_t sweep_at = 0;
-};
-
 Arbiter::Arbiter(const Space& space, std::uint32_t slot)
     : impl_(std::make_unique<Impl>(space, slot)) {}
 Arbiter::~Arbiter() = default;
@@ -104,10 +45,19 @@ bool Arbiter::lock_for(std::uint64_t nanoseconds) {
 void Arbiter::unlock() {
   Header& header = impl_->space.writable();
   // The janitor sleeps on `backlog` while it is 0. A commit that finds it set makes no system call.
-  const bool wake = garbage() && header.backlog.load(std::memory_order_relaxed) == 0;
+  const bool wake = impl_->janitor_wanted() && header.backlog.load(std::memory_order_relaxed) == 0;
   if (wake) header.backlog.store(1, std::memory_order_release);
   impl_->lock.release();
   if (wake && impl_->slot != kNoSlot) futex_wake(header.backlog);
+}
+
+// There is garbage, or more warm memory than is kept, and nobody knows that yet.
+bool Arbiter::Impl::janitor_wanted() const {
+  const Header& header = space.header();
+  return header.retained_head.load(std::memory_order_relaxed) != 0 ||
+         header.dead_head.load(std::memory_order_relaxed) != 0 ||
+         header.pool.load(std::memory_order_relaxed) ==
+             static_cast<std::uint32_t>(PoolWatch::kSurplus);
 }
 
 bool Arbiter::garbage() const {
@@ -266,204 +216,6 @@ std::uint32_t Arbiter::drain(std::uint32_t deltas_max) {
   return served;
 }
 
-bool Arbiter::reclaim(std::uint32_t records_max) {
-  impl_->commits_since_reclaim = 0;
-  const bool more = impl_->reclaimer.run(records_max);
-  Header& header = impl_->space.writable();
-  if (!garbage()) header.backlog.store(0, std::memory_order_release);
-  return more;
-}
-
-bool Arbiter::reclaim_found() const { return impl_->reclaimer.round_found(); }
-
-void Arbiter::reclaim_sometimes() {
-  if (impl_->committer.take_urgent() || impl_->commits_since_reclaim >= kCommitsPerReclaim) {
-    reclaim(kRecordsPerReclaim);
-  }
-}
-
-std::optional<std::uint32_t> Arbiter::admit(std::uint32_t pid, std::uint64_t start_time) {
-  return impl_->occupy(SlotState::kAdmitted, kMaxWorkers, pid, start_time);
-}
-
-std::optional<std::uint32_t> Arbiter::lease_spare() {
-  return impl_->occupy(SlotState::kSpare, kMaxSpares, 0, 0);
-}
-
-// The first free slot, unless `most` are spare, or are not, as `state` is.
-std::optional<std::uint32_t> Arbiter::Impl::occupy(SlotState state, std::uint32_t most,
-                                                   std::uint32_t pid, std::uint64_t start_time) {
-  Header& header = space.writable();
-  const std::uint32_t high =
-      std::min(header.slots_high.load(std::memory_order_relaxed), kMaxSlots);
-  std::uint32_t chosen = high;
-  std::uint32_t alike = 0;
-  for (std::uint32_t i = 0; i < high; ++i) {
-    const auto other =
-        static_cast<SlotState>(header.slots[i].state.load(std::memory_order_relaxed));
-    if (other == SlotState::kFree) {
-      chosen = std::min(chosen, i);
-    } else if ((other == SlotState::kSpare) == (state == SlotState::kSpare)) {
-      ++alike;
-    }
-  }
-  if (alike >= most || chosen >= kMaxSlots) return std::nullopt;
-  SlotRecord& record = header.slots[chosen];
-  Desk& desk = space.desk(chosen);
-  // Counters and label are the tenant's; the request word goes on from where it stands.
-  Counters& counters = desk.counters;
-  for (Word* word :
-       {&counters.commits, &counters.read_only, &counters.conflicts, &counters.rollbacks,
-        &counters.combined, &counters.payload_bytes, &counters.lock_waits,
-        &counters.attached_at_ns}) {
-    word->store(0, std::memory_order_relaxed);
-  }
-  desk.pid.store(pid, std::memory_order_relaxed);
-  desk.start_time.store(start_time, std::memory_order_relaxed);
-  desk.sleeping.store(0, std::memory_order_relaxed);
-  if (chosen >= high) {
-    // Before the slot is anybody's: surveys and scans that come later cover it.
-    header.slots_high.store(chosen + 1, std::memory_order_seq_cst);
-  }
-  record.assigned.store(0, std::memory_order_release);
-  StepJournal& journal = tables.journal;
-  journal.begin(kNoVersion);
-  journal.set(record.pid, pid);
-  journal.set(record.admitted_sequence,
-              record.admitted_sequence.load(std::memory_order_relaxed) + 1);
-  journal.set(record.state, static_cast<std::uint32_t>(state));
-  journal.end();
-  return chosen;
-}
-
-bool Arbiter::copy_pins(std::uint32_t from, std::uint32_t to, std::uint64_t admission) {
-  if (from >= kMaxSlots || to >= kMaxSlots || from == to) return false;
-  const SlotRecord& record = impl_->space.header().slots[to];
-  if (record.state.load(std::memory_order_relaxed) !=
-          static_cast<std::uint32_t>(SlotState::kSpare) ||
-      record.admitted_sequence.load(std::memory_order_relaxed) != admission) {
-    return false;
-  }
-  theus::shm::copy_pins(impl_->space.desk(from), impl_->space.desk(to));
-  return true;
-}
-
-void Arbiter::Impl::clear_pins(std::uint32_t gone) {
-  Desk& desk = space.desk(gone);
-  const std::uint32_t pins = std::min(desk.pins_high.load(std::memory_order_acquire), kPinsPerDesk);
-  for (std::uint32_t i = 0; i < pins; ++i) desk.pins[i].store(0, std::memory_order_release);
-  const std::uint32_t blocks =
-      std::min(desk.block_pins_high.load(std::memory_order_acquire), kBlockPinsPerDesk);
-  for (std::uint32_t i = 0; i < blocks; ++i) {
-    desk.block_pins[i].store(0, std::memory_order_release);
-  }
-}
-
-bool Arbiter::evict(std::uint32_t gone) {
-  if (gone >= kMaxSlots) return true;
-  Header& header = impl_->space.writable();
-  SlotRecord& record = header.slots[gone];
-  const auto state = static_cast<SlotState>(record.state.load(std::memory_order_relaxed));
-  if (state == SlotState::kFree) return true;
-  // Every line may be repeated from the start by another process if we die.
-  if (state == SlotState::kSpare) {
-    impl_->clear_pins(gone);  // it never had anything else
-    record.state.store(static_cast<std::uint32_t>(SlotState::kFree), std::memory_order_release);
-    return true;
-  }
-  if (impl_->waits(gone)) {
-    const std::uint64_t version = impl_->committed_unanswered(gone);
-    impl_->answer(gone, version != 0 ? Decision{Outcome::kCommitted, version}
-                                     : Decision{Outcome::kDiscarded});
-  }
-  record.state.store(static_cast<std::uint32_t>(SlotState::kLeaving), std::memory_order_release);
-  if (header.turn_slot.load(std::memory_order_relaxed) == gone + 1) {
-    header.turn_slot.store(0, std::memory_order_release);
-  }
-  impl_->clear_pins(gone);
-  for (std::uint32_t i = 0; i < kRecordsPerReclaim; ++i) {
-    if (!impl_->linker.bury_nursery(gone)) break;
-  }
-  if (record.nursery.load(std::memory_order_relaxed) != 0) return false;
-  if (!impl_->sweep(gone)) return false;
-  for (HalfWord& list : record.collect) list.store(0, std::memory_order_release);
-  record.pid.store(0, std::memory_order_relaxed);
-  record.state.store(static_cast<std::uint32_t>(SlotState::kFree), std::memory_order_release);
-  return true;
-}
-
-// Recycled memory: whatever it held, nothing in it is linked from now on. Generations go on from
-// what is there. Not journalled: until the run's head is stored the memory is nobody's.
-void Arbiter::Impl::unlink_cells(std::uint64_t extent, std::uint8_t cell_class) {
-  const bool is_run = cell_class >= kCellClassCount;
-  const std::uint32_t cells = is_run ? 1 : cells_per_extent(cell_class);
-  const std::uint32_t size = is_run ? 0 : kCellBytes[cell_class];
-  std::byte* base = space.writable_base() + tables.extents.offset_of(extent);
-  for (std::uint32_t i = 0; i < cells; ++i) {
-    reinterpret_cast<CellHeader*>(base + std::uint64_t{i} * size)
-        ->state.store(kNoCell, std::memory_order_release);
-  }
-}
-
-// Takes the extents of a worker that is gone, a piece at a time. True: there are none left.
-bool Arbiter::Impl::sweep(std::uint32_t gone) {
-  const std::uint64_t tenant =
-      space.header().slots[gone].admitted_sequence.load(std::memory_order_relaxed);
-  if (sweeping != gone || sweeping_tenant != tenant) {
-    sweeping = gone;
-    sweeping_tenant = tenant;
-    sweep_at = 0;
-  }
-  const std::uint64_t extents = tables.extents.count();
-  std::uint32_t orphaned = 0;
-  for (std::uint32_t looked = 0; looked < kExtentsPerSweep && sweep_at < extents; ++looked) {
-    const ExtentHead head = tables.extents.head(sweep_at);
-    if (head.owner != gone || head.kind == ExtentKind::kNotHead) {
-      ++sweep_at;
-      continue;
-    }
-    StepJournal& journal = tables.journal;
-    switch (head.kind) {
-      case ExtentKind::kCells:
-        if (++orphaned > kOrphansPerSweep) return false;
-        tables.cells.orphan(sweep_at);
-        break;
-      case ExtentKind::kGranting:
-        journal.begin(kNoVersion);
-        tables.extents.release(sweep_at, /*backed=*/false);
-        journal.end();
-        break;
-      case ExtentKind::kRun: {
-        const auto* cell = reinterpret_cast<const CellHeader*>(
-            space.writable_base() + tables.extents.offset_of(sweep_at));
-        journal.begin(kNoVersion);
-        if (cell->state.load(std::memory_order_relaxed) == kCellLinked) {
-          ExtentHead ownerless = head;
-          ownerless.owner = kNoSlot;
-          tables.extents.set_head(sweep_at, ownerless);
-        } else {
-          tables.extents.release(sweep_at, /*backed=*/true);
-        }
-        journal.end();
-        break;
-      }
-      default:
-        break;
-    }
-    ++sweep_at;
-  }
-  if (sweep_at < extents) return false;
-  sweeping = kNoSlot;
-  return true;
-}
-
-bool Arbiter::collect_cells(std::uint8_t cell_class, std::vector<std::uint32_t>& units) {
-  impl_->tables.journal.begin(kNoVersion);
-  const bool found = impl_->tables.cells.collect(impl_->slot, cell_class, units);
-  impl_->tables.journal.end();
-  return found;
-}
-
 bool Arbiter::prelink(Link node, bool* good) {
   const Linker::Prelinked done = impl_->linker.prelink(impl_->slot, node);
   *good = done != Linker::Prelinked::kBad;
@@ -471,130 +223,6 @@ bool Arbiter::prelink(Link node, bool* good) {
 }
 
 bool Arbiter::abandon_prelinked() { return impl_->linker.bury_nursery(impl_->slot); }
-
-void Arbiter::put_back_cells(std::vector<std::uint32_t>& units) {
-  impl_->tables.journal.begin(kNoVersion);
-  for (std::uint32_t i = 0; i < kCellsPutBackAtOnce && !units.empty(); ++i) {
-    impl_->tables.cells.release(units.back());
-    units.pop_back();
-  }
-  impl_->tables.journal.end();
-}
-
-Arbiter::Grant Arbiter::grant(GrantRequest& request) {
-  Tables& tables = impl_->tables;
-  Header& header = impl_->space.writable();
-  const std::uint64_t used = header.used_extents.load(std::memory_order_relaxed);
-  const std::uint64_t backed = header.backed_extents.load(std::memory_order_relaxed);
-  // No use in looking for warm memory where there cannot be any.
-  if (!request.raw_too && backed - used < request.length) {
-    request.raw_too = true;
-    request.hops = 0;
-  }
-  if (request.hops == 0) request.at = header.search_hint.load(std::memory_order_relaxed);
-  RunSearch search{request.at, request.hops, request.raw_too};
-  std::uint64_t found = 0;
-  tables.journal.begin(kNoVersion);
-  const RunFound outcome = tables.extents.find(search, request.length, kHopsPerGrant, &found);
-  request.at = search.at;
-  request.hops = search.hops;
-  if (tables.journal.full()) {
-    tables.journal.undo();
-    return Grant::kMore;
-  }
-  if (outcome != RunFound::kFound) {
-    tables.journal.end();
-    if (outcome == RunFound::kMore) return Grant::kMore;
-    if (request.raw_too) return Grant::kNone;
-    request.raw_too = true;
-    request.hops = 0;
-    return Grant::kMore;
-  }
-  const ExtentHead free_run = tables.extents.head(found);
-  const bool raw = free_run.kind == ExtentKind::kFreeRaw;
-  request.extent = found;
-  request.taken = raw ? std::min(std::max(request.length, kRawExtentsAtOnce), free_run.length)
-                      : request.length;
-  ExtentHead head;
-  head.owner = static_cast<std::uint16_t>(impl_->slot);
-  head.cell_class = request.cell_class;
-  head.kind = raw ? ExtentKind::kGranting
-              : request.cell_class < kCellClassCount ? ExtentKind::kCells
-                                                     : ExtentKind::kRun;
-  if (!raw) impl_->unlink_cells(found, request.cell_class);
-  tables.extents.take(found, request.taken, head);
-  tables.journal.end();
-  header.search_hint.store(found + request.taken < tables.extents.count() &&
-                                   tables.extents.head(found + request.taken).length != 0
-                               ? found + request.taken
-                               : 0,
-                           std::memory_order_relaxed);
-  return raw ? Grant::kRaw : Grant::kBacked;
-}
-
-void Arbiter::settle(const GrantRequest& request, bool backed) {
-  Tables& tables = impl_->tables;
-  tables.journal.begin(kNoVersion);
-  if (!backed) {
-    tables.extents.release(request.extent, /*backed=*/false);
-  } else {
-    impl_->unlink_cells(request.extent, request.cell_class);
-    ExtentHead head = tables.extents.head(request.extent);
-    head.kind = request.cell_class < kCellClassCount ? ExtentKind::kCells : ExtentKind::kRun;
-    if (request.taken > request.length) {
-      // The surplus: a run of its own first, then ours gets shorter, then it becomes free.
-      ExtentHead surplus = head;
-      surplus.length = request.taken - request.length;
-      tables.extents.set_head(request.extent + request.length, surplus);
-      head.length = request.length;
-      tables.extents.set_head(request.extent, head);
-      tables.extents.release(request.extent + request.length, /*backed=*/true);
-    } else {
-      tables.extents.set_head(request.extent, head);
-    }
-  }
-  tables.journal.end();
-}
-
-void Arbiter::return_run(std::uint64_t extent) {
-  const ExtentHead head = impl_->tables.extents.head(extent);
-  if (head.kind != ExtentKind::kRun || head.owner != impl_->slot) return;
-  impl_->tables.journal.begin(kNoVersion);
-  impl_->tables.extents.release(extent, /*backed=*/true);
-  impl_->tables.journal.end();
-}
-
-std::uint64_t Arbiter::extent_offset(std::uint64_t extent) const {
-  return impl_->tables.extents.offset_of(extent);
-}
-
-bool Arbiter::index_wants_segment(std::uint64_t keys_more) const {
-  const Header& header = impl_->space.header();
-  const std::uint64_t keys = header.key_count.load(std::memory_order_relaxed) + keys_more;
-  const std::uint64_t ready = header.segments_ready.load(std::memory_order_relaxed);
-  // Enough segments for a table that is not yet dense with `keys` keys.
-  return ready < kDirectorySegments && keys > ready * kBucketsPerSegment * 3 / 2;
-}
-
-void Arbiter::install_segment(std::uint64_t extent) {
-  Tables& tables = impl_->tables;
-  tables.journal.begin(kNoVersion);
-  ExtentHead head = tables.extents.head(extent);
-  head.kind = ExtentKind::kDirectory;
-  head.owner = kNoSlot;
-  tables.extents.set_head(extent, head);
-  tables.index.add_segment(extent);
-  tables.journal.end();
-}
-
-void Arbiter::grow_index(std::uint64_t keys_more) {
-  const Header& header = impl_->space.header();
-  const std::uint64_t keys = header.key_count.load(std::memory_order_relaxed) + keys_more;
-  if (!Index::wants_growth(header, keys)) return;
-  impl_->tables.journal.begin(kNoVersion);
-  impl_->tables.index.double_buckets(keys);
-  impl_->tables.journal.end();
-}
 
 bool Arbiter::claim_turn(std::uint64_t nanoseconds) {
   Header& header = impl_->space.writable();

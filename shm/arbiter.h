@@ -74,28 +74,57 @@ class Arbiter {
   bool claim_turn(std::uint64_t nanoseconds);
 
   // Gives unused cells of this process's stock back to their extents, the last ones of `units`
-  // first, a bounded number. Extents that become free that way are anybody's.
-  void put_back_cells(std::vector<std::uint32_t>& units);
+  // first, a bounded number, all but the first `keep`. Extents that become free that way are
+  // anybody's.
+  void put_back_cells(std::vector<std::uint32_t>& units, std::size_t keep);
 
   // Takes `length` free extents for this process. kBacked: usable. kRaw: call Space::back on them
   // (without the lock), then settle(). kMore: call again (the search is bounded). kNone: full.
+  // Where it lies: extents.h.
   enum class Grant : std::uint8_t { kBacked, kRaw, kMore, kNone };
   struct GrantRequest {
     std::uint32_t length = 1;
-    std::uint8_t cell_class = 0;       // or kRunClass
+    std::uint8_t cell_class = 0;  // or kRunClass
+    bool in_reserve = false;      // for a delta that does nothing but free memory
+    bool warm_only = false;       // the system has refused memory
     // Progress and result:
     std::uint64_t at = 0, hops = 0;
     bool raw_too = false;
-    std::uint64_t extent = 0;          // first extent
-    std::uint32_t taken = 0;           // how many to back when kRaw
+    std::uint64_t extent = 0;   // first extent
+    std::uint32_t taken = 0;    // how many to back when kRaw
+    bool reserve_lent = false;  // kNone in the reserve: some of it will come back
   };
   Grant grant(GrantRequest& request);
-  // After backing a kRaw grant: it becomes what was asked for, the surplus free. `backed` false:
-  // all of it goes back.
-  void settle(const GrantRequest& request, bool backed);
+  // After backing a kRaw grant: it becomes what was asked for (request.extent), the surplus free.
+  // `backed` false: all of it goes back.
+  void settle(GrantRequest& request, bool backed);
   // Gives back a run that this process holds and has not submitted.
   void return_run(std::uint64_t extent);
   std::uint64_t extent_offset(std::uint64_t extent) const;
+
+  // Free memory that the coordinator has taken out, to put memory behind it or take it away without
+  // the lock; restore() makes it free again. Nobody else uses it meanwhile. What a coordinator that
+  // died had out, find_lent() names. The latter two look at a bounded number of extents, from *at
+  // on, and leave there where to go on: at least extents() when there is no more.
+  struct FreeRun {
+    std::uint64_t extent = 0;
+    std::uint32_t length = 0;
+  };
+  std::optional<FreeRun> lend_raw_reserve(std::uint32_t length_max);
+  std::optional<FreeRun> lend_warm(std::uint32_t length_max, std::uint64_t* at);
+  std::optional<FreeRun> find_lent(std::uint64_t* at);
+  std::uint64_t extents() const;
+  void restore(FreeRun run, bool backed);
+
+  // The pool of free memory that is warm, in extents. `low`: the fewest there have been since the
+  // last call of watch_pool(true). The first release that makes more of it than is kept wakes the
+  // janitor; watched, nobody is woken for it any more.
+  struct Pool {
+    std::uint64_t warm = 0, low = 0, kept = 0;
+  };
+  Pool pool() const;
+  bool pool_wants_watch() const;
+  void watch_pool(bool watched);
 
   // True if the index directory wants to grow for `keys_more` keys; then grant() a kDirectory
   // extent (class kDirectoryClass), zero it, and install_segment() it.
@@ -105,6 +134,11 @@ class Arbiter {
 
   // --- Without the lock:
 
+  // Runs given back to the reserve so far; sleeps until there are more than `seen`, or the time is
+  // up.
+  std::uint32_t reserve_returns() const;
+  void wait_for_reserve(std::uint32_t seen, std::uint64_t timeout_ns) const;
+
   // True if some slot says that it waits for an answer (seq_cst; see handoff in the docs).
   bool anyone_waiting() const;
 
@@ -113,9 +147,9 @@ class Arbiter {
 
   // Who holds the lock now, as far as it can be told; for finding a stuck holder.
   struct Holder {
-    std::uint32_t thread_id = 0;     // 0: nobody
-    std::uint32_t slot = kNoSlot;    // kNoSlot: the coordinator
-    std::uint64_t sequence = 0;      // differs from one acquisition to the next
+    std::uint32_t thread_id = 0;   // 0: nobody
+    std::uint32_t slot = kNoSlot;  // kNoSlot: the coordinator
+    std::uint64_t sequence = 0;    // differs from one acquisition to the next
   };
   Holder holder() const;
 

@@ -88,17 +88,27 @@ Decision Committer::decide_message(std::uint32_t slot, wire::Delta::Reader delta
   ring_.begin(version_);
   std::uint32_t done = 0;
   std::uint64_t winner = 0;
+  Applied applied = Applied::kDone;
+  const auto goes_on = [&] { return applied == Applied::kDone && !tables_.journal.full(); };
   for (const auto operation : delta.getOperations()) {
-    Applied applied = apply(operation, &winner);
-    if (applied != Applied::kDone || tables_.journal.full()) {
-      const bool full = tables_.journal.full();
-      tables_.journal.undo();
-      header.slots[slot].assigned.store(0, std::memory_order_release);
-      if (full) return {Outcome::kJournalFull};
-      return {applied == Applied::kBad ? Outcome::kBadDelta : Outcome::kConflict, winner,
-              ReadSet::size(delta) + done};
-    }
+    applied = apply(operation, &winner);
+    if (!goes_on()) break;
     ++done;
+  }
+  if (goes_on()) {
+    for (const std::uint64_t key : delta.getDeletes()) {
+      applied = apply_delete(Link(key), &winner);
+      if (!goes_on()) break;
+      ++done;
+    }
+  }
+  if (!goes_on()) {
+    const bool full = tables_.journal.full();
+    tables_.journal.undo();
+    header.slots[slot].assigned.store(0, std::memory_order_release);
+    if (full) return {Outcome::kJournalFull};
+    return {applied == Applied::kBad ? Outcome::kBadDelta : Outcome::kConflict, winner,
+            ReadSet::size(delta) + done};
   }
   header.winner_pid[version_ % kCommitRing].store(
       header.slots[slot].pid.load(std::memory_order_relaxed), std::memory_order_relaxed);
@@ -158,12 +168,9 @@ void Committer::change_keys(std::uint32_t node_unit, int by) {
   NodeRecord& node = tables_.node(node_unit);
   const std::uint64_t count =
       node.count.load(std::memory_order_relaxed) + static_cast<std::uint64_t>(by);
-  if (node.structure_version.load(std::memory_order_relaxed) == version_) {
-    tables_.journal.set_again(node.count, count);
-    return;
-  }
+  tables_.journal.set_often(node.count, count);
+  if (node.structure_version.load(std::memory_order_relaxed) == version_) return;
   tables_.journal.set(node.structure_version, version_);
-  tables_.journal.set(node.count, count);
   ring_.note(Link(node.cell.generation.load(std::memory_order_relaxed), node_unit));
 }
 
@@ -181,14 +188,22 @@ Committer::Applied Committer::apply(wire::Operation::Reader operation, std::uint
     if (!tables_.names(key_link, is_key, &gone)) return gone ? Applied::kConflict : Applied::kBad;
     const KeyRecord* key = &tables_.key(key_link.unit());
     if (key->node.load(std::memory_order_relaxed) != node_link.raw) return Applied::kBad;
-    if (operation.getKind() == wire::Operation::Kind::DELETE) {
-      applied = remove(node_link.unit(), key_link.unit(), winner);
-    } else {
-      applied = replace(node_link.unit(), key_link.unit(), Link(operation.getRecord()),
-                        linker_.usable_spare(Link(operation.getSpareChunk())), operation.getMoved(),
-                        winner);
-    }
+    applied = replace(node_link.unit(), key_link.unit(), Link(operation.getRecord()),
+                      linker_.usable_spare(Link(operation.getSpareChunk())), operation.getMoved(),
+                      winner);
   }
+  if (applied == Applied::kDone) raise_below(node_link.unit());
+  return applied;
+}
+
+Committer::Applied Committer::apply_delete(Link key_link, std::uint64_t* winner) {
+  *winner = 0;
+  bool gone = false;
+  // A key that is gone has been deleted, and its record reclaimed.
+  if (!tables_.names(key_link, is_key, &gone)) return gone ? Applied::kConflict : Applied::kBad;
+  const Link node_link(tables_.key(key_link.unit()).node.load(std::memory_order_relaxed));
+  if (!tables_.names(node_link, is_node, &gone)) return gone ? Applied::kConflict : Applied::kBad;
+  const Applied applied = remove(node_link.unit(), key_link.unit(), winner);
   if (applied == Applied::kDone) raise_below(node_link.unit());
   return applied;
 }

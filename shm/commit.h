@@ -40,6 +40,7 @@ class Committer {
 
   Decision decide_message(std::uint32_t slot, wire::Delta::Reader delta);
   Applied apply(wire::Operation::Reader operation, std::uint64_t* winner);
+  Applied apply_delete(Link key_link, std::uint64_t* winner);
   Applied replace(std::uint32_t node_unit, std::uint32_t key_unit, Link record, std::uint32_t spare,
                   bool moved, std::uint64_t* winner);
   Applied insert(std::uint32_t node_unit, wire::Operation::Reader operation,

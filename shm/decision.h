@@ -13,7 +13,7 @@ struct Decision {
                               // kValidateAgain the version up to which what was read is known to
                               // have held
   std::uint32_t index = 0;    // of a conflict: checks, absences, validated, validatedAbsences, then
-                              // operations, counted through
+                              // operations, then deletes, counted through
 };
 
 }  // namespace theus::shm

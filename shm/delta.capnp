@@ -20,6 +20,9 @@ struct Delta {
   validated @7 :List(Check);          # by rising subject
   validatedAbsences @8 :List(Absence);
   absenceSorts @9 :List(UInt64);      # rising; the KeyRecord::sort of each of validatedAbsences
+
+  deletes @10 :List(UInt64);  # Links of the KeyRecords to delete, after all operations. One word
+                              # each: a full state has no room for a long message
 }
 
 # One per leaf that is read, one per binding on the way to it.
@@ -45,7 +48,7 @@ struct Absence {
 struct Operation {
   kind @0 :Kind;
   node @1 :UInt64;           # Link of the NodeRecord written to
-  key @2 :UInt64;            # put, delete: Link of the KeyRecord
+  key @2 :UInt64;            # put: Link of the KeyRecord
   record @3 :UInt64;         # put, insert: Link of the filled VersionRecord. What it reaches (a
                              # block, or a new node with all below it) is filled, too.
   newKey @4 :UInt64;         # insert: Link of a filled KeyRecord, used if the key has none yet
@@ -54,6 +57,5 @@ struct Operation {
   enum Kind {
     put @0;                  # replace the value of a key that has a KeyRecord
     insert @1;               # give a value to a key that had no KeyRecord at the snapshot
-    delete @2;
   }
 }

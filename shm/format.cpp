@@ -12,7 +12,7 @@
 #include <string>
 #include <system_error>
 
-#include "shm/cell_class.h"
+#include "shm/extents.h"
 #include "shm/index.h"
 #include "shm/space.h"
 #include "shm/stamp.h"
@@ -52,8 +52,8 @@ void format_lock(Header& header) {
   pthread_mutexattr_destroy(&attributes);
 }
 
-// Extent 0 holds the root node's cell class, extent 1 the first directory segment; the rest is one
-// free run without memory behind it.
+// Extent 0 holds the root node's cell class, extent 1 the first directory segment; then comes one
+// free run, and the reserve at the end, both without memory behind them.
 void format_extents(const Space& space, Header& header, std::uint64_t extents) {
   const std::uint64_t base = header.extents_offset.load(std::memory_order_relaxed);
   std::string why;
@@ -66,7 +66,11 @@ void format_extents(const Space& space, Header& header, std::uint64_t extents) {
   };
   set_head(0, {ExtentKind::kCells, kNode, kNoSlot, 1});
   set_head(1, {ExtentKind::kDirectory, 0, kNoSlot, 1});
-  set_head(2, {ExtentKind::kFreeRaw, 0, kNoSlot, static_cast<std::uint32_t>(extents - 2)});
+  const std::uint32_t reserve = reserve_extents(extents);
+  set_head(2,
+           {ExtentKind::kFreeRaw, 0, kNoSlot, static_cast<std::uint32_t>(extents - 2 - reserve)});
+  set_head(extents - reserve, {ExtentKind::kFreeRaw, 0, kNoSlot, reserve});
+  header.reserve_at.store(extents - reserve, std::memory_order_relaxed);
 
   // The root node is cell 0 of extent 0; the extent's other cells are free, and the extent is the
   // first orphan of its class.
@@ -91,6 +95,7 @@ void format_extents(const Space& space, Header& header, std::uint64_t extents) {
   auto* buckets = reinterpret_cast<Word*>(space.writable_base() + base + kExtentBytes);
   buckets[0].store(kListEnd.raw, std::memory_order_relaxed);
 
+  header.warm_keep.store(kWarmKeepBytes / kExtentBytes, std::memory_order_relaxed);
   header.used_extents.store(2, std::memory_order_relaxed);
   header.backed_extents.store(2, std::memory_order_relaxed);
 }

@@ -1,5 +1,7 @@
 #include "shm/journal.h"
 
+#include <algorithm>
+
 namespace theus::shm {
 
 StepJournal::StepJournal(const Space& space) : space_(space) {
@@ -33,6 +35,7 @@ void StepJournal::begin(std::uint64_t version, std::uint64_t region_offset,
   entries_ = entries_at(region_offset, &capacity_);
   count_ = 0;
   full_ = false;
+  often_.fill(nullptr);
 }
 
 void StepJournal::note(std::uint64_t place, std::uint64_t old_value) {
@@ -56,6 +59,16 @@ void StepJournal::set(HalfWord& word, std::uint32_t value) {
   const auto place = reinterpret_cast<std::byte*>(&word) - space_.writable_base();
   note(static_cast<std::uint64_t>(place) | 1, word.load(std::memory_order_relaxed));
   word.store(value, std::memory_order_release);
+}
+
+void StepJournal::set_often(Word& word, std::uint64_t value) {
+  if (std::find(often_.begin(), often_.end(), &word) == often_.end()) {
+    set(word, value);
+    often_[often_next_++ % often_.size()] = &word;
+  } else if (!full_) {
+    // Its entry is in the journal: a death right after this is undone from there.
+    word.store(value, std::memory_order_release);
+  }
 }
 
 void StepJournal::end() {

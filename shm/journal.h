@@ -9,6 +9,8 @@
 // Generations are never journalled (see link.h).
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "shm/space.h"
@@ -26,10 +28,9 @@ class StepJournal {
   // then be undone.
   void set(Word& word, std::uint64_t value);
   void set(HalfWord& word, std::uint32_t value);
-  // A further store to a word that this step has set() before: undo restores the first old value.
-  void set_again(Word& word, std::uint64_t value) {
-    if (!full_) word.store(value, std::memory_order_release);
-  }
+  // The same for a word that one operation after another of a step changes: undo wants its first
+  // old value only, so it costs one entry, as long as few others come in between.
+  void set_often(Word& word, std::uint64_t value);
   bool full() const { return full_; }
   // Ends a step that is no commit, or one whose clock store has been done.
   void end();
@@ -50,6 +51,9 @@ class StepJournal {
   std::uint64_t capacity_ = 0;
   std::uint64_t count_ = 0;
   bool full_ = false;
+  // Words that have an entry already, the last few given to set_often in this step.
+  std::array<const Word*, 8> often_{};
+  std::size_t often_next_ = 0;
 };
 
 }  // namespace theus::shm

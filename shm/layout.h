@@ -163,6 +163,10 @@ enum class ExtentKind : std::uint8_t {
   kDirectory,   // index directory segment
 };
 
+// Whether the janitor knows that there is more warm memory than is kept.
+enum class PoolWatch : std::uint32_t { kIdle = 0, kSurplus = 1, kWatched = 2 };
+inline constexpr std::uint64_t kWarmKeepBytes = 64ull << 20;
+
 // ---------------------------------------------------------------------------------- slots
 
 // kSpare: leased in advance for a child that a worker may fork, then that child's. It holds the
@@ -271,6 +275,7 @@ struct Header {
   Word capacity_bytes;  // of the data segment, header included
   Word extents_offset;  // byte offset of extent 0
   Word extent_count;
+  Word reserve_at;  // extents from here on are for deltas that only free (extents.h)
   Word hash_seed;
   Word created_at_ns;   // CLOCK_REALTIME
   HalfWord coordinator_pid;
@@ -304,7 +309,9 @@ struct Header {
   HalfWord orphans[kCellClassCount]; // per class: extent index + 1 of ownerless extents
   Word used_extents;                 // not free
   Word backed_extents;               // with memory behind them
-  Word search_hint;                  // extent where the last search for a run ended
+  // Where searches for free extents begin. Hints: not journalled, checked before use.
+  Word low_hint;                     // no free extent is known below it
+  Word run_hint;                     // where the last search for a longer run ended
   Word ring_next;                    // position of the next CommittedWrite
   // The turn: while it is taken, deltas of other slots wait, so that a transaction that has lost
   // too often commits. Ends with the holder's next decision, its death, or by itself.
@@ -312,6 +319,11 @@ struct Header {
   HalfWord turns;                    // given so far
   Word turn_until_ns;                // CLOCK_MONOTONIC
   HalfWord backlog;                  // 1: the janitor is wanted; it sleeps on this word
+  HalfWord reserve_returns;          // runs given back to the reserve; who wants one sleeps on it
+  // The pool: free memory that is kept warm (arbiter_pool.cpp). Hints, all three.
+  HalfWord pool;   // PoolWatch
+  Word warm_keep;  // extents of it that stay, however little is in use
+  Word warm_low;   // fewest there have been since the janitor looked
   alignas(64) Journal journal;
 
   alignas(kPageBytes) SlotRecord slots[kMaxSlots];

@@ -61,16 +61,14 @@ void Tables::clear_place(std::uint32_t node_unit, std::uint32_t chunk_unit, std:
   cells.release(chunk_unit);
 }
 
-void Tables::enqueue(Word& head, Word& tail, Word& count, std::uint32_t unit, HalfWord* tail_next,
-                     HalfWord& own_next) {
-  journal.set(own_next, 0);
+void Tables::enqueue(Word& head, Word& tail, Word& count, std::uint32_t unit, HalfWord* tail_next) {
   if (tail_next != nullptr) {
     journal.set(*tail_next, unit);
   } else {
     journal.set(head, unit);
   }
-  journal.set(tail, unit);
-  journal.set(count, count.load(std::memory_order_relaxed) + 1);
+  journal.set_often(tail, unit);
+  journal.set_often(count, count.load(std::memory_order_relaxed) + 1);
 }
 
 void Tables::retain(std::uint32_t key_unit) {
@@ -82,7 +80,7 @@ void Tables::retain(std::uint32_t key_unit) {
   Header& h = header();
   const auto tail = static_cast<std::uint32_t>(h.retained_tail.load(std::memory_order_relaxed));
   enqueue(h.retained_head, h.retained_tail, h.retained_count, key_unit,
-          tail != 0 ? &key(tail).retained_next : nullptr, subject.retained_next);
+          tail != 0 ? &key(tail).retained_next : nullptr);
 }
 
 std::uint32_t Tables::pop_retained() {
@@ -92,7 +90,11 @@ std::uint32_t Tables::pop_retained() {
   KeyRecord& subject = key(unit);
   const std::uint32_t next = subject.retained_next.load(std::memory_order_relaxed);
   journal.set(h.retained_head, next);
-  if (next == 0) journal.set(h.retained_tail, 0);
+  if (next == 0) {
+    journal.set(h.retained_tail, 0);
+  } else {
+    journal.set(subject.retained_next, 0);  // as in every key that is not in the queue
+  }
   journal.set(h.retained_count, h.retained_count.load(std::memory_order_relaxed) - 1);
   KeyShape shape = KeyShape::unpack(subject.shape.load(std::memory_order_relaxed));
   shape.queued = false;
@@ -101,10 +103,11 @@ std::uint32_t Tables::pop_retained() {
 }
 
 void Tables::bury(std::uint32_t node_unit) {
+  journal.set(node(node_unit).dead_next, 0);
   Header& h = header();
   const auto tail = static_cast<std::uint32_t>(h.dead_tail.load(std::memory_order_relaxed));
   enqueue(h.dead_head, h.dead_tail, h.dead_count, node_unit,
-          tail != 0 ? &node(tail).dead_next : nullptr, node(node_unit).dead_next);
+          tail != 0 ? &node(tail).dead_next : nullptr);
 }
 
 std::uint32_t Tables::pop_dead() {

@@ -70,8 +70,7 @@ struct Tables {
   Index index;
 
  private:
-  void enqueue(Word& head, Word& tail, Word& count, std::uint32_t unit, HalfWord* tail_next,
-               HalfWord& own_next);
+  void enqueue(Word& head, Word& tail, Word& count, std::uint32_t unit, HalfWord* tail_next);
 };
 
 }  // namespace theus::shm

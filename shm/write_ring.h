@@ -40,12 +40,7 @@ class WriteRing {
     // Nobody looks at positions from ring_next on: the entry itself needs no undo.
     entry.version.store(version_, std::memory_order_release);
     entry.subject.store(subject.raw, std::memory_order_release);
-    if (next_ == begin_) {
-      journal_.set(header.ring_next, next_ + 1);
-    } else {
-      journal_.set_again(header.ring_next, next_ + 1);
-    }
-    ++next_;
+    journal_.set_often(header.ring_next, ++next_);
   }
 
   struct Entry {

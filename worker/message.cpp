@@ -31,8 +31,9 @@ void write_absences(const std::vector<PlannedAbsence>& from,
 }  // namespace
 
 std::uint64_t message_words(const Plan& plan) {
-  return 64 + plan.checks.size() * 3 + plan.absences.size() * 4 + plan.absence_words +
-         plan.operations.size() * 7;
+  return 64 + (plan.checks.size() + plan.validated.size()) * 3 +
+         (plan.absences.size() + plan.validated_absences.size()) * 4 + plan.absence_words +
+         plan.operations.size() * 7 + plan.deletes.size();
 }
 
 void write_message(const Transaction::State& s, const Plan& plan, Link journal_region,
@@ -56,6 +57,10 @@ void write_message(const Transaction::State& s, const Plan& plan, Link journal_r
     for (unsigned i = 0; i < count; ++i) {
       sorts.set(i, plan.validated_absences[i].sort);
     }
+  }
+  if (!plan.deletes.empty()) {
+    auto deletes = delta.initDeletes(static_cast<unsigned>(plan.deletes.size()));
+    for (unsigned i = 0; i < deletes.size(); ++i) deletes.set(i, plan.deletes[i]->key_link);
   }
   auto operations = delta.initOperations(static_cast<unsigned>(plan.operations.size()));
   for (unsigned i = 0; i < operations.size(); ++i) {

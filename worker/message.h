@@ -25,7 +25,7 @@ struct Message {
   bool abandoned = false;
 };
 
-// More than the message of this plan will take, however its read set is divided; in words.
+// More than the message of this plan will take, in words.
 std::uint64_t message_words(const Plan& plan);
 
 // All but the sequence.

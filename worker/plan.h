@@ -38,6 +38,7 @@ struct Plan {
   std::vector<PlannedAbsence> validated_absences;
   std::uint64_t validated_at = 0;
   std::vector<PlannedOperation> operations;
+  std::vector<const Entry*> deletes;
   std::uint64_t absence_words = 0;
   std::uint64_t keys_new = 0;
 
@@ -51,6 +52,7 @@ struct Plan {
   void clear() {
     clear_checks();
     operations.clear();
+    deletes.clear();
     keys_new = 0;
   }
 };

@@ -212,8 +212,9 @@ Session::Stats Session::stats() const {
   stats.capacity_bytes = in.space.capacity_bytes();
   const std::uint64_t used = header.used_extents.load(std::memory_order_relaxed);
   stats.used_bytes = used * shm::kExtentBytes;
-  stats.free_bytes =
-      (header.extent_count.load(std::memory_order_relaxed) - used) * shm::kExtentBytes;
+  // Without the reserve, which nothing can be written into.
+  const std::uint64_t usable = header.reserve_at.load(std::memory_order_relaxed);
+  stats.free_bytes = usable > used ? (usable - used) * shm::kExtentBytes : 0;
   stats.keys = header.key_count.load(std::memory_order_relaxed);
   stats.oldest_pin = stats.version;
   const std::uint32_t slots = header.slots_high.load(std::memory_order_acquire);

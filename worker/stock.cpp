@@ -3,8 +3,6 @@
 #include <cstring>
 #include <string>
 
-#include "worker/session.h"
-
 namespace theus::worker {
 
 using shm::CellHeader;
@@ -29,9 +27,14 @@ Link Stock::hold(std::uint32_t unit) {
   return Link(generation, unit);
 }
 
-Link Stock::take(std::uint8_t cell_class) {
+// Two mappings can be emptied before anything has come back.
+std::size_t Stock::kept(std::uint8_t cell_class) {
+  return cell_class == shm::kNode || cell_class == shm::kSmallRecord ? 2 : 0;
+}
+
+Link Stock::take(std::uint8_t cell_class, Use use) {
   std::vector<std::uint32_t>& cells = free_[cell_class];
-  if (cells.empty()) refill(cell_class);
+  if (cells.size() <= (use == Use::kFreeing ? 0 : kept(cell_class))) refill(cell_class, use);
   const std::uint32_t unit = cells.back();
   cells.pop_back();
   return hold(unit);
@@ -68,66 +71,89 @@ void Stock::add_extent(std::uint64_t extent, std::uint8_t cell_class) {
   }
 }
 
-void Stock::refill(std::uint8_t cell_class) {
+void Stock::refill(std::uint8_t cell_class, Use use) {
   std::vector<std::uint32_t>& cells = free_[cell_class];
-  cells.reserve(cells.size() + shm::cells_per_extent(cell_class));
+  const std::size_t floor = use == Use::kFreeing ? 0 : kept(cell_class);
+  // An extent gives at least one cell: this often is enough.
+  const std::size_t times = floor + 1;
+  cells.reserve(cells.size() + times * shm::cells_per_extent(cell_class));
   lock_();
   // What has been freed in our own extents comes first: it is warm, and it keeps memory bounded.
   if (arbiter_.garbage()) arbiter_.reclaim_sometimes();
-  arbiter_.collect_cells(cell_class, cells);
+  for (std::size_t i = 0; i < times && cells.size() <= floor; ++i) {
+    if (!arbiter_.collect_cells(cell_class, cells)) break;
+  }
   arbiter_.unlock();
-  if (!cells.empty()) return;
-  const std::uint64_t extent = grant(1, cell_class);
+  if (cells.size() > floor) return;
+  shm::Arbiter::GrantRequest wanted;
+  wanted.cell_class = cell_class;
+  const std::uint64_t extent = grant(wanted, use);
   if (extent != 0) add_extent(extent, cell_class);
 }
 
-bool Stock::try_grant(std::uint32_t length, std::uint8_t cell_class, std::uint64_t* extent,
-                      std::string* why) {
-  shm::Arbiter::GrantRequest request;
-  request.length = length;
-  request.cell_class = cell_class;
-  shm::Arbiter::Grant granted;
-  do {
+Stock::Tried Stock::try_grant(shm::Arbiter::GrantRequest request, std::uint64_t* extent,
+                              std::string* why) {
+  const shm::Arbiter::GrantRequest wanted = request;
+  for (;;) {
     lock_();
-    granted = arbiter_.grant(request);
+    const shm::Arbiter::Grant granted = arbiter_.grant(request);
     arbiter_.unlock();
-  } while (granted == shm::Arbiter::Grant::kMore);
-  if (granted == shm::Arbiter::Grant::kNone) {
-    *why = "the state's capacity of " + std::to_string(space_.capacity_bytes() >> 20) +
-           " MiB is used up";
-    return false;
+    if (granted == shm::Arbiter::Grant::kMore) continue;
+    if (granted == shm::Arbiter::Grant::kNone) {
+      if (request.warm_only) return Tried::kFull;  // the system's refusal is the reason
+      *why = "the state's capacity of " + std::to_string(space_.capacity_bytes() >> 20) +
+             " MiB is used up";
+      return request.reserve_lent ? Tried::kLent : Tried::kFull;
+    }
+    bool backed = true;
+    if (granted == shm::Arbiter::Grant::kRaw) {
+      const std::uint64_t offset = arbiter_.extent_offset(request.extent);
+      const std::uint64_t bytes = request.taken * shm::kExtentBytes;
+      backed = space_.back(offset, bytes, why);
+      // Whatever part of it there is would be forgotten.
+      if (!backed) space_.punch(offset, bytes);
+      lock_();
+      arbiter_.settle(request, backed);
+      arbiter_.unlock();
+    }
+    *extent = request.extent;
+    if (backed) return Tried::kGranted;
+    if (wanted.in_reserve) return Tried::kFull;
+    request = wanted;
+    request.warm_only = true;
   }
-  bool backed = true;
-  if (granted == shm::Arbiter::Grant::kRaw) {
-    backed = space_.back(arbiter_.extent_offset(request.extent),
-                         request.taken * shm::kExtentBytes, why);
-    lock_();
-    arbiter_.settle(request, backed);
-    arbiter_.unlock();
-  }
-  *extent = request.extent;
-  return backed;
 }
 
 void Stock::return_unused(std::uint8_t except) {
   for (std::uint8_t each = 0; each < shm::kCellClassCount; ++each) {
-    while (each != except && !free_[each].empty()) {
+    while (each != except && free_[each].size() > kept(each)) {
       lock_();
-      arbiter_.put_back_cells(free_[each]);
+      arbiter_.put_back_cells(free_[each], kept(each));
       arbiter_.unlock();
     }
   }
 }
 
 // 0: cells of the class have been collected instead (extent 0 is never granted).
-std::uint64_t Stock::grant(std::uint32_t length, std::uint8_t cell_class) {
+std::uint64_t Stock::grant(const shm::Arbiter::GrantRequest& wanted, Use use) {
   std::uint64_t extent = 0;
   std::string why;
-  if (try_grant(length, cell_class, &extent, &why)) return extent;
+  const std::uint8_t cell_class = wanted.cell_class;
+  const bool cells = cell_class < shm::kCellClassCount;
+  const bool freeing = use == Use::kFreeing;
+  shm::Arbiter::GrantRequest from_reserve = wanted;
+  from_reserve.in_reserve = true;
+  if (try_grant(wanted, &extent, &why) == Tried::kGranted) return extent;
+  // A run from the reserve goes back at once; cells would stay, so they come last.
+  if (freeing && !cells) {
+    const Tried tried = try_grant(from_reserve, &extent, &why);
+    if (tried == Tried::kGranted) return extent;
+    if (tried == Tried::kLent) throw ReserveLent(why);
+  }
   // Full, as it seems. What is superseded and not pinned must go before anybody is told so, and
   // what this process has bought and does not use.
   return_unused(cell_class);
-  const bool cells = cell_class < shm::kCellClassCount;
+  const std::size_t floor = cells && !freeing ? kept(cell_class) : 0;
   bool more = true;
   for (int round = 0; more && round < kReclaimRounds; ++round) {
     if (cells) {
@@ -135,35 +161,42 @@ std::uint64_t Stock::grant(std::uint32_t length, std::uint8_t cell_class) {
     }
     lock_();
     more = arbiter_.reclaim(kReclaimBatch) || arbiter_.reclaim_found();
-    const bool collected = cells && arbiter_.collect_cells(cell_class, free_[cell_class]);
+    if (cells) arbiter_.collect_cells(cell_class, free_[cell_class]);
     arbiter_.unlock();
-    if (collected) return 0;
-    if (try_grant(length, cell_class, &extent, &why)) return extent;
+    if (cells && free_[cell_class].size() > floor) return 0;
+    if (try_grant(wanted, &extent, &why) == Tried::kGranted) return extent;
   }
-  throw CapacityError("no room for " + std::to_string(length * shm::kExtentBytes >> 10) +
-                      " KiB more: " + why +
-                      "; nothing was written: delete something, close old snapshots and views, or "
-                      "start the coordinator with a larger capacity");
+  if (freeing && cells && try_grant(from_reserve, &extent, &why) == Tried::kGranted) return extent;
+  throw CapacityError("no room for " + std::to_string(wanted.length * shm::kExtentBytes >> 10) +
+                      " KiB more: " + why + "; nothing was written: " +
+                      (freeing ? "delete in smaller transactions, or a mapping as a whole, "
+                               : "delete something, ") +
+                      "close old snapshots and views, or start the coordinator with a larger "
+                      "capacity");
 }
 
-Link Stock::take_run(std::uint64_t bytes) {
-  const std::uint64_t extents = (bytes + shm::kExtentBytes - 1) / shm::kExtentBytes;
-  if (extents > space_.capacity_bytes() / shm::kExtentBytes) {
+Link Stock::take_run(std::uint64_t bytes, Use use) {
+  if (bytes > space_.capacity_bytes()) {
     throw CapacityError("a value of " + std::to_string(bytes) +
                         " bytes is larger than the whole state (" +
                         std::to_string(space_.capacity_bytes() >> 20) +
                         " MiB); nothing was written: start the coordinator with a larger capacity");
   }
-  const std::uint64_t extent = grant(static_cast<std::uint32_t>(extents), shm::kRunClass);
+  shm::Arbiter::GrantRequest wanted;
+  wanted.length = static_cast<std::uint32_t>((bytes + shm::kExtentBytes - 1) / shm::kExtentBytes);
+  wanted.cell_class = shm::kRunClass;
+  const std::uint64_t extent = grant(wanted, use);
   return hold(static_cast<std::uint32_t>(arbiter_.extent_offset(extent) / shm::kUnitBytes));
 }
 
 void Stock::grow_index(std::uint64_t keys) {
+  shm::Arbiter::GrantRequest wanted;
+  wanted.cell_class = shm::kDirectoryClass;
   while (arbiter_.index_wants_segment(keys)) {
     std::uint64_t extent = 0;
     std::string why;
     // Without the segment the index gets slower, not wrong: no reason to fail a commit.
-    if (!try_grant(1, shm::kDirectoryClass, &extent, &why)) break;
+    if (try_grant(wanted, &extent, &why) != Tried::kGranted) break;
     std::memset(space_.writable_base() + arbiter_.extent_offset(extent), 0, shm::kExtentBytes);
     lock_();
     arbiter_.install_segment(extent);

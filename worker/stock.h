@@ -3,6 +3,11 @@
 // A cell that the stock gives out is *held* (layout.h) until it is submitted and linked, or given
 // back. After the answer to a submission, what is still held was not used.
 //
+// A full state can be emptied. What a delta that only frees needs (Use::kFreeing) comes from the
+// reserve when there is nothing else: room for its message and its journal, which goes back at
+// once, and the node and record that an emptied mapping is bound to. Of the latter two classes each
+// stock keeps a few cells for that purpose, so that the reserve is seldom asked for cells.
+//
 // Thread safety: none; calls are serialized by the session's user.
 #pragma once
 
@@ -14,8 +19,16 @@
 #include "shm/arbiter.h"
 #include "shm/cell_class.h"
 #include "shm/space.h"
+#include "worker/session.h"
 
 namespace theus::worker {
+
+// Another process has lent what is wanted from the reserve, and gives it back soon.
+struct ReserveLent : CapacityError {
+  using CapacityError::CapacityError;
+};
+
+enum class Use : std::uint8_t { kAny, kFreeing };
 
 class Stock {
  public:
@@ -24,9 +37,11 @@ class Stock {
 
   // A free cell of the class, its generation already raised: fill it, then link to it with what is
   // returned. Throws CapacityError when the state is full and nothing can be reclaimed.
-  shm::Link take(std::uint8_t cell_class);
-  // A run of extents with room for `bytes` bytes. As take().
-  shm::Link take_run(std::uint64_t bytes);
+  shm::Link take(std::uint8_t cell_class, Use use = Use::kAny);
+  // A run of extents with room for `bytes` bytes. As take(). With kFreeing (for the time of one
+  // submission) it throws ReserveLent when the reserve has room for it as soon as another process
+  // gives back what it has of it.
+  shm::Link take_run(std::uint64_t bytes, Use use = Use::kAny);
 
   // True if the cell was not used by the delta it was prepared for.
   bool held(shm::Link cell) const;
@@ -37,11 +52,12 @@ class Stock {
   void grow_index(std::uint64_t keys);
 
  private:
-  void refill(std::uint8_t cell_class);
+  enum class Tried : std::uint8_t { kGranted, kFull, kLent };
+  static std::size_t kept(std::uint8_t cell_class);
+  void refill(std::uint8_t cell_class, Use use);
   void return_unused(std::uint8_t except);  // everything but one class, for want of memory
-  std::uint64_t grant(std::uint32_t length, std::uint8_t cell_class);
-  bool try_grant(std::uint32_t length, std::uint8_t cell_class, std::uint64_t* extent,
-                 std::string* why);
+  std::uint64_t grant(const shm::Arbiter::GrantRequest& wanted, Use use);
+  Tried try_grant(shm::Arbiter::GrantRequest request, std::uint64_t* extent, std::string* why);
   void add_extent(std::uint64_t extent, std::uint8_t cell_class);
   shm::Link hold(std::uint32_t unit);
 

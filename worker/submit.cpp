@@ -10,6 +10,7 @@
 // delta may be decided, or is discarded by eviction.
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <vector>
 
 #include "shm/futex.h"
@@ -33,8 +34,12 @@ constexpr std::uint64_t kSleepNs = 10'000'000;
 constexpr int kSleepsBeforeReport = 3;
 constexpr int kSleepsMax = 3000;
 constexpr std::uint64_t kJournalPerOperation = 48;
+// Exact: a full state has no room to be generous. died_at, the key's shape, its place in the queue.
+constexpr std::uint64_t kJournalPerDelete = 3;
+constexpr std::uint64_t kJournalPerMapping = 3;  // and of this, what many deletes share
 constexpr std::uint64_t kJournalPerKey = 16;
 constexpr int kJournalGrowths = 4;
+constexpr int kReserveTries = 500;  // of 10 ms: others give back what they have with their answer
 constexpr std::uint64_t kPrelinkFrom = 1000;  // new keys
 // Submissions of one validated read set, each from where the one before had got to. More: others
 // commit faster than the arbiter looks through what they wrote.
@@ -113,6 +118,16 @@ std::uint64_t count_new_keys(const Transaction::State& s) {
   return keys;
 }
 
+// Nothing but deletes, and mappings replaced by empty ones: such a delta may use the reserve.
+bool only_frees(const Transaction::State& s) {
+  return std::all_of(s.written.begin(), s.written.end(), [&s](const Entry* entry) {
+    const bool empties = entry->value.kind == Value::Kind::kMapping && entry->child != nullptr &&
+                         entry->child->node == 0 && entry->child->first_new == nullptr &&
+                         entry->present_in_snapshot && !entry->moved;
+    return entry->value.kind == Value::Kind::kAbsent || empties || !submits(s, *entry);
+  });
+}
+
 void plan_operations(Transaction::State& s, Plan& plan) {
   const std::uint64_t new_keys = count_new_keys(s);
   if (new_keys > kPrelinkFrom || s.in.arbiter.index_wants_segment(new_keys)) {
@@ -127,50 +142,35 @@ void plan_operations(Transaction::State& s, Plan& plan) {
   constexpr std::uint32_t kPlaces = shm::chunk_capacity(shm::kChunk256);
   for (const Entry* entry : s.written) {
     if (!submits(s, *entry)) continue;
-    PlannedOperation operation{entry, wire::Operation::Kind::DELETE, {}, {}, {}};
-    if (entry->value.kind != Value::Kind::kAbsent) {
-      operation.record = writer.record(*entry);
-      operation.kind =
-          entry->present_in_snapshot ? wire::Operation::Kind::PUT : wire::Operation::Kind::INSERT;
-      if (!entry->present_in_snapshot) {
-        operation.new_key = writer.key(*entry, entry->mapping->node);
-        ++plan.keys_new;
+    if (entry->value.kind == Value::Kind::kAbsent) {
+      plan.deletes.push_back(entry);
+      continue;
+    }
+    PlannedOperation operation{entry, wire::Operation::Kind::PUT, writer.record(*entry), {}, {}};
+    if (!entry->present_in_snapshot) {
+      operation.kind = wire::Operation::Kind::INSERT;
+      operation.new_key = writer.key(*entry, entry->mapping->node);
+      ++plan.keys_new;
+    }
+    if (!entry->present_in_snapshot || entry->moved) {
+      // The n-th new place of a mapping names spare chunk n / places: by the time the tail's
+      // places and the earlier spares are used up, this one is not.
+      Mapping* mapping = entry->mapping;
+      if (mapping->spares++ % kPlaces == 0) {
+        mapping->spare = writer.chunk(shm::kChunk256).raw;
       }
-      if (!entry->present_in_snapshot || entry->moved) {
-        // The n-th new place of a mapping names spare chunk n / places: by the time the tail's
-        // places and the earlier spares are used up, this one is not.
-        Mapping* mapping = entry->mapping;
-        if (mapping->spares++ % kPlaces == 0) {
-          mapping->spare = writer.chunk(shm::kChunk256).raw;
-        }
-        operation.spare = Link(mapping->spare);
-      }
+      operation.spare = Link(mapping->spare);
     }
     plan.operations.push_back(operation);
   }
-  plan.keys_new += writer.keys_below();
-}
-
-// Where the message goes: the desk, or a leased run when it is too long for that.
-struct Place {
-  Link run;  // null: the desk
-  kj::ArrayPtr<capnp::word> words;
-};
-
-Place place_for(Transaction::State& s, std::uint64_t words) {
-  Place place;
-  if (words <= shm::kSubmissionBytes / sizeof(capnp::word)) {
-    place.words = kj::arrayPtr(reinterpret_cast<capnp::word*>(s.in.desk->submission),
-                               static_cast<std::size_t>(words));
-    return place;
+  // Those of one mapping together: what they share is then journalled once (shm/journal.h).
+  const auto by_mapping = [](const Entry* a, const Entry* b) {
+    return std::less<>()(a->mapping, b->mapping);
+  };
+  if (!std::is_sorted(plan.deletes.begin(), plan.deletes.end(), by_mapping)) {
+    std::stable_sort(plan.deletes.begin(), plan.deletes.end(), by_mapping);
   }
-  place.run = s.in.stock.take_run(shm::kAlignedPayload + words * sizeof(capnp::word));
-  s.held.push_back({place.run, shm::kRunClass});
-  std::byte* begin = s.in.space.writable_base() + place.run.offset() + shm::kAlignedPayload;
-  std::memset(begin, 0, words * sizeof(capnp::word));
-  place.words =
-      kj::arrayPtr(reinterpret_cast<capnp::word*>(begin), static_cast<std::size_t>(words));
-  return place;
+  plan.keys_new += writer.keys_below();
 }
 
 class Waiting {
@@ -187,6 +187,85 @@ class Waiting {
  private:
   const Transaction::State& s_;
 };
+
+// A run of extents for as long as a submission takes: its message or its journal.
+class LeasedRun {
+ public:
+  explicit LeasedRun(Transaction::State& s) : s_(s) {}
+  ~LeasedRun() { give_back(); }
+  LeasedRun(const LeasedRun&) = delete;
+  LeasedRun& operator=(const LeasedRun&) = delete;
+
+  void take(std::uint64_t bytes) {
+    give_back();
+    run_ = s_.in.stock.take_run(shm::kAlignedPayload + bytes, s_.use);
+  }
+  // Not when somebody may still work on it, or it is another's by now: then eviction finds it.
+  void give_back() noexcept {
+    if (!run_ || s_.in.lost) return;
+    try {
+      s_.in.stock.give_back(run_, shm::kRunClass);
+    } catch (const CoordinatorLost&) {
+      s_.in.lost = true;
+    }
+    run_ = Link();
+  }
+  Link link() const { return run_; }
+  std::byte* data() const {
+    return s_.in.space.writable_base() + run_.offset() + shm::kAlignedPayload;
+  }
+
+ private:
+  Transaction::State& s_;
+  Link run_;
+};
+
+// Where a delta goes: the message into the desk, or into a run when it is too long for that; the
+// journal into the header's, or into a run.
+struct Room {
+  explicit Room(Transaction::State& s) : message(s), journal(s) {}
+
+  LeasedRun message, journal;
+  kj::ArrayPtr<capnp::word> words;
+};
+
+void take_room(Transaction::State& s, std::uint64_t words, std::uint64_t journal_entries,
+               bool journal_needed, Room& room) {
+  std::byte* begin = s.in.desk->submission;
+  if (words > shm::kSubmissionBytes / sizeof(capnp::word)) {
+    room.message.take(words * sizeof(capnp::word));
+    begin = room.message.data();
+    std::memset(begin, 0, words * sizeof(capnp::word));
+  }
+  room.words = kj::arrayPtr(reinterpret_cast<capnp::word*>(begin), static_cast<std::size_t>(words));
+  if (journal_entries <= shm::kJournalEntries) return;
+  try {
+    room.journal.take(journal_entries * sizeof(shm::JournalEntry));
+  } catch (const ReserveLent&) {
+    throw;
+  } catch (const CapacityError&) {
+    // The estimate is generous, and the header's own journal may do.
+    if (journal_needed) throw;
+  }
+}
+
+// The same, waiting for what another process has of the reserve: both runs or none, so that no two
+// wait for each other.
+void await_room(Transaction::State& s, std::uint64_t words, std::uint64_t journal_entries,
+                bool journal_needed, Room& room) {
+  for (int tries = 0;; ++tries) {
+    const std::uint32_t returns = s.in.arbiter.reserve_returns();
+    try {
+      take_room(s, words, journal_entries, journal_needed, room);
+      return;
+    } catch (const ReserveLent&) {
+      if (tries >= kReserveTries) throw;
+    }
+    room.message.give_back();
+    const Waiting waits(s);
+    s.in.arbiter.wait_for_reserve(returns, kSleepNs);
+  }
+}
 
 bool answered(const Session::Internals& in) {
   return in.slot_record->answer.load(std::memory_order_seq_cst) >> 8 == in.sequence;
@@ -267,6 +346,7 @@ Refuted subject_of(const Plan& plan, std::size_t index) {
   if (in(plan.validated)) return {plan.validated[index].entry, plan.validated[index].mapping};
   if (in(plan.validated_absences)) return {plan.validated_absences[index].entry};
   if (in(plan.operations)) return {plan.operations[index].entry};
+  if (in(plan.deletes)) return {plan.deletes[index]};
   return {};
 }
 
@@ -378,8 +458,9 @@ CommitResult submit_transaction(Transaction::State& s) {
   plan.clear();
   plan_checks(s, plan);
   s.prelinked = false;
+  s.use = only_frees(s) ? Use::kFreeing : Use::kAny;
   plan_operations(s, plan);
-  if (plan.operations.empty()) {
+  if (plan.operations.empty() && plan.deletes.empty()) {
     // Everything written has been taken back again: nothing to publish.
     CommitResult result;
     result.status = CommitResult::Status::kReadOnly;
@@ -390,36 +471,26 @@ CommitResult submit_transaction(Transaction::State& s) {
     in.stock.grow_index(plan.keys_new);
   }
 
-  const Place place = place_for(s, message_words(plan));
   std::uint64_t journal_entries =
-      64 + plan.operations.size() * kJournalPerOperation + plan.keys_new * kJournalPerKey;
-  Link journal;
+      64 + plan.operations.size() * kJournalPerOperation + plan.keys_new * kJournalPerKey +
+      plan.deletes.size() * kJournalPerDelete + s.mappings.size() * kJournalPerMapping;
   for (int growth = 0, round = 0;;) {
-    if (!journal && journal_entries > shm::kJournalEntries) {
-      try {
-        journal =
-            in.stock.take_run(shm::kAlignedPayload + journal_entries * sizeof(shm::JournalEntry));
-        s.held.push_back({journal, shm::kRunClass});
-      } catch (const CapacityError&) {
-        // The estimate is generous: a full state can still be emptied in large transactions.
-        if (growth > 0) throw;
-      }
-    }
     if (const auto refuted = prepare_read_set(s, plan, round)) return conflict(s, *refuted);
+    Room room(s);
+    await_room(s, message_words(plan), journal_entries, /*journal_needed=*/growth > 0, room);
     // The builder wants zeroed memory and leaves it zeroed when it goes: it stays until the answer.
-    Message message(place.words);
+    Message message(room.words);
     auto delta = message.builder.initRoot<wire::Delta>();
-    write_message(s, plan, journal, delta);
+    write_message(s, plan, room.journal.link(), delta);
     const auto segments = message.builder.getSegmentsForOutput();
     if (segments.size() != 1) throw Error("a delta grew beyond its room; nothing was written");
-    in.desk->submission_link.store(place.run.raw, std::memory_order_release);
+    in.desk->submission_link.store(room.message.link().raw, std::memory_order_release);
     in.desk->submission_words.store(segments[0].size(), std::memory_order_release);
     const Outcome outcome = hand_in(s, message, delta);
     if (outcome == Outcome::kValidateAgain && round < kRoundsMax) {
       ++round;
     } else if (outcome == Outcome::kJournalFull && growth < kJournalGrowths) {
       ++growth;
-      journal = Link();
       journal_entries = std::max<std::uint64_t>(journal_entries, shm::kJournalEntries) * 4;
     } else {
       return interpret(s, plan, outcome);

@@ -154,7 +154,7 @@ void Transaction::State::finish_put(Entry* entry, Value value) {
 }
 
 Link Transaction::State::take(std::uint8_t cell_class) {
-  const Link link = in.stock.take(cell_class);
+  const Link link = in.stock.take(cell_class, use);
   held.push_back({link, cell_class});
   return link;
 }
@@ -253,6 +253,7 @@ void Transaction::begin(Isolation isolation) {
   s.mappings.clear();
   s.writes = 0;
   s.reordered = false;
+  s.use = Use::kAny;
   s.pin = s.in.take_pin(&s.version, PinUser::kTransaction);
   s.isolation = isolation;
   s.hash_seed = s.in.space.header().hash_seed.load(std::memory_order_relaxed);

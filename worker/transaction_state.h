@@ -65,6 +65,7 @@ struct Transaction::State {
   std::vector<HeldCell> held;
   PlanHolder plan;
   bool prelinked = false;  // parts of the delta are linked already: if it fails they are garbage
+  Use use = Use::kAny;     // what cells are taken for
   UserHook user_hook = nullptr;
   WaitHook wait_hook = nullptr;
   void* wait_context = nullptr;

@@ -145,6 +145,9 @@ class Auditor {
       fault(path + ": superseded versions, but not in the retained queue");
     }
     if (shape.queued) queued_.insert(link.unit());
+    if (!shape.queued && load(key.retained_next) != 0) {
+      fault(path + ": not in the retained queue, but names a next one there");
+    }
   }
 
   void reach_queues() {
@@ -206,6 +209,10 @@ class Auditor {
 
   void check_extents() {
     const std::uint64_t count = load(header_.extent_count);
+    const std::uint64_t reserve_at = load(header_.reserve_at);
+    if (reserve_at + reserve_extents(count) > count || reserve_at >= count) {
+      fault("the reserve begins at a wrong place");
+    }
     std::uint64_t used = 0, backed = 0;
     for (std::uint64_t at = 0; at < count;) {
       const ExtentHead head = ExtentHead::unpack(load(header_.extents[at].head));
@@ -215,6 +222,14 @@ class Auditor {
       }
       for (std::uint64_t i = at + 1; i < at + head.length; ++i) {
         if (load(header_.extents[i].head) != 0) fault("a head inside a run");
+      }
+      if (at < reserve_at && at + head.length > reserve_at) fault("a run reaches into the reserve");
+      if (at >= reserve_at && head.kind != ExtentKind::kFreeBacked &&
+          head.kind != ExtentKind::kFreeRaw && head.kind != ExtentKind::kCells && at_rest_) {
+        fault("extent " + std::to_string(at) + " has not come back to the reserve");
+      }
+      if (at_rest_ && head.kind == ExtentKind::kGranting) {
+        fault("extent " + std::to_string(at) + " was taken out and not put back");
       }
       const bool is_free =
           head.kind == ExtentKind::kFreeBacked || head.kind == ExtentKind::kFreeRaw;

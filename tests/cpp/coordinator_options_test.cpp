@@ -25,6 +25,8 @@ TEST(CoordinatorOptions, TakesANameAndDefaults) {
   EXPECT_EQ(line.options.name, "shop");
   EXPECT_EQ(line.options.capacity_bytes, 2ull << 30);
   EXPECT_FALSE(line.options.embedded);
+  EXPECT_EQ(line.options.pool.keep_bytes, 64ull << 20);
+  EXPECT_EQ(line.options.pool.window_ns, 10'000'000'000u);
   EXPECT_EQ(line.options.log_path, "-");
   EXPECT_EQ(line.options.starter_fd, -1);
 }
@@ -38,6 +40,16 @@ TEST(CoordinatorOptions, TakesValuesInBothForms) {
   EXPECT_TRUE(line.options.embedded);
   EXPECT_EQ(line.options.log_path, "/tmp/x");
   EXPECT_EQ(line.options.log_level, "debug");
+}
+
+TEST(CoordinatorOptions, TakesThePool) {
+  const CommandLine line = parse({"--pool", "0", "--pool-seconds=3600", "shop"});
+  EXPECT_EQ(line.options.pool.keep_bytes, 0u);
+  EXPECT_EQ(line.options.pool.window_ns, 3'600'000'000'000u);
+  for (const char* bad : {"0", "86401", "ten", "1.5", "-1", ""}) {
+    EXPECT_NE(complaint({"--pool-seconds", bad, "shop"}), "") << bad;
+  }
+  EXPECT_NE(complaint({"--pool", "65GiB", "shop"}), "");
 }
 
 TEST(CoordinatorOptions, ReadsSizes) {

@@ -175,6 +175,44 @@ TEST(Memory, HeldViewsKeepTheirBytes) {
   EXPECT_EQ(world.space().header().retained_count.load(), 0u);
 }
 
+// Cells stay where they were granted: between the large values they would keep what these leave
+// behind in pieces.
+class LargeValues : public ::testing::TestWithParam<std::uint64_t> {};
+
+TEST_P(LargeValues, LeaveRoomForLargerOnes) {
+  World world;
+  auto session = world.attach();
+  const std::uint64_t size = GetParam();
+  const auto keys = static_cast<int>(size >> 9);
+  int arrays = 0;
+  const auto name = [](int i) { return "a" + std::to_string(i); };
+  EXPECT_THROW(
+      {
+        for (;; ++arrays) {
+          commit(*session, [&](Transaction& t) {
+            t.put_leaf(at(t, {name(arrays)}), size);
+            for (int i = 0; i < keys; ++i) {
+              t.put_int(at(t, {name(arrays) + "k" + std::to_string(i)}), i);
+            }
+          });
+        }
+      },
+      CapacityError);
+  EXPECT_GT(static_cast<std::uint64_t>(arrays) * size, 35ull << 20);
+  for (int i = 0; i < arrays; ++i) {
+    commit(*session, [&](Transaction& t) { t.erase(at(t, {name(i)})); });
+  }
+  world.reclaim_all();
+  const std::uint64_t third = world.space().capacity_bytes() / 3;
+  EXPECT_GT(session->stats().free_bytes, third);
+  commit(*session, [&](Transaction& t) { t.put_leaf(at(t, {"large"}), third); });
+  const Audit result = audit(world, false);
+  EXPECT_TRUE(result.faults.empty()) << result.text();
+}
+
+INSTANTIATE_TEST_SUITE_P(Memory, LargeValues,
+                         ::testing::Values(1ull << 20, 256ull << 10, 100ull << 10));
+
 TEST(Memory, AThousandEmptyMappingsTakeManyShortHolds) {
   World world;
   auto session = world.attach();

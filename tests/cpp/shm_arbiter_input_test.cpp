@@ -336,19 +336,43 @@ TEST_F(ShmArbiterInput, OneOperationTwice) {
     put(ops[1], m_node, a_key, mad->record(2));
   }), Outcome::kConflict);
   EXPECT_EQ(mad->submit([&](wire::Delta::Builder delta) {
-    auto ops = delta.initOperations(2);
-    for (unsigned i = 0; i < 2; ++i) {
-      ops[i].setKind(wire::Operation::Kind::DELETE);
-      ops[i].setNode(m_node);
-      ops[i].setKey(a_key);
-    }
-  }), Outcome::kConflict);
+    auto deletes = delta.initDeletes(2);
+    deletes.set(0, a_key);
+    deletes.set(1, a_key);
+  }),
+            Outcome::kConflict);
   EXPECT_TRUE(refused(mad->submit([&](wire::Delta::Builder delta) {
     auto ops = delta.initOperations(2);
     for (unsigned i = 0; i < 2; ++i) {
       insert(ops[i], m_node, mad->key(m_node, "same"), mad->record(i), mad->chunk());
     }
   })));
+  clean();
+  Snapshot snapshot(*session);
+  EXPECT_EQ(keys(snapshot, {"m"}), (std::vector<std::string>{"a", "b"}));
+}
+
+TEST_F(ShmArbiterInput, DeletesOfWhatIsNoKey) {
+  const Link key(a_key);
+  for (const std::uint64_t wild :
+       {std::uint64_t{0}, ~std::uint64_t{0}, std::uint64_t{m_node},
+        Link(key.generation(), key.unit() + 1).raw, Link(key.generation(), 0xFFFFFFFFu).raw}) {
+    EXPECT_TRUE(refused(mad->submit([&](wire::Delta::Builder delta) {
+      auto deletes = delta.initDeletes(2);
+      deletes.set(0, b_key);
+      deletes.set(1, wild);
+    }))) << wild;
+  }
+  // Another generation: a key that has gone.
+  EXPECT_EQ(mad->submit([&](wire::Delta::Builder delta) {
+    delta.initDeletes(1).set(0, Link(key.generation() + 1, key.unit()).raw);
+  }),
+            Outcome::kConflict);
+  // One that its worker has filled and nobody has linked.
+  EXPECT_EQ(mad->submit([&](wire::Delta::Builder delta) {
+    delta.initDeletes(1).set(0, mad->key(m_node, "new").raw);
+  }),
+            Outcome::kConflict);
   clean();
   Snapshot snapshot(*session);
   EXPECT_EQ(keys(snapshot, {"m"}), (std::vector<std::string>{"a", "b"}));

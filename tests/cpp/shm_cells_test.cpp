@@ -23,7 +23,8 @@ class ShmCells : public ::testing::Test {
                                  std::uint64_t* extent) {
     shm::RunSearch search;
     search.raw_too = true;
-    EXPECT_EQ(extents.find(search, 1, 1000, extent), shm::RunFound::kFound);
+    std::uint64_t span = 0;
+    EXPECT_EQ(extents.find(search, 1, 1000, extent, &span), shm::RunFound::kFound);
     extents.take(*extent, 1,
                  {ExtentKind::kCells, cell_class, static_cast<std::uint16_t>(owner), 0});
     std::vector<std::uint32_t> units;

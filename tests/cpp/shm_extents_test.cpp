@@ -20,7 +20,7 @@ class ShmExtents : public ::testing::Test {
                 std::uint64_t hops = 10'000) {
     RunSearch search;
     search.raw_too = raw_too;
-    return extents.find(search, length, hops, at);
+    return extents.find(search, length, hops, at, &span);
   }
   void take(std::uint64_t at, std::uint32_t length) {
     extents.take(at, length, {ExtentKind::kRun, shm::kRunClass, 3, 0});
@@ -51,6 +51,7 @@ class ShmExtents : public ::testing::Test {
 
   World world{shm::kMinCapacityBytes};
   shm::Header& header = world.space().writable();
+  std::uint64_t span = 0;  // what the last search has found
   shm::StepJournal journal{world.space()};
   shm::Extents extents{world.space(), journal};
 };
@@ -74,10 +75,10 @@ TEST_F(ShmExtents, TakesThePartAndLeavesTheRest) {
   EXPECT_EQ(extents.head(at).length, 3u);
   EXPECT_EQ(extents.head(at).owner, 3u);
   EXPECT_EQ(extents.head(at + 3).kind, ExtentKind::kFreeRaw);
-  EXPECT_EQ(extents.head(at + 3).length, extents.count() - at - 3);
+  EXPECT_EQ(extents.head(at + 3).length, extents.reserve_at() - at - 3);
   EXPECT_EQ(header.used_extents.load(), used + 3);
   EXPECT_EQ(header.backed_extents.load(), backed + 3);
-  EXPECT_EQ(runs(), 4u);
+  EXPECT_EQ(runs(), 5u);
 }
 
 TEST_F(ShmExtents, ReleasedMemoryIsWarmOrRaw) {
@@ -104,15 +105,93 @@ TEST_F(ShmExtents, FreeNeighboursAreJoined) {
   ASSERT_EQ(find(4, false, &at), RunFound::kFound);
   EXPECT_EQ(at, kFirstFree);
   EXPECT_EQ(extents.head(at).length, 4u);
-  EXPECT_EQ(runs(), 4u);
+  EXPECT_EQ(runs(), 5u);
   EXPECT_EQ(find(5, false, &at), RunFound::kNone);
-  // Together with what has no memory yet it counts as having none.
-  const std::uint64_t backed = header.backed_extents.load();
+}
+
+TEST_F(ShmExtents, ARunReachesFromWarmMemoryIntoRaw) {
+  for (std::uint64_t i = 0; i < 4; ++i) take(kFirstFree + i, 1);
+  for (std::uint64_t i = 0; i < 4; ++i) extents.release(kFirstFree + i, true);
+  const std::uint64_t backed = header.backed_extents.load(), used = header.used_extents.load();
+  std::uint64_t at = 0;
   ASSERT_EQ(find(5, true, &at), RunFound::kFound);
   EXPECT_EQ(at, kFirstFree);
-  EXPECT_EQ(extents.head(at).kind, ExtentKind::kFreeRaw);
-  EXPECT_EQ(header.backed_extents.load(), backed - 4);
-  EXPECT_EQ(runs(), 3u);
+  EXPECT_EQ(span, extents.reserve_at() - kFirstFree) << "all that is free";
+  EXPECT_EQ(extents.count_raw(at, 5), 1u);
+  EXPECT_EQ(header.backed_extents.load(), backed) << "a search changes no memory";
+  take(at, 5);
+  EXPECT_EQ(header.backed_extents.load(), backed + 1);
+  EXPECT_EQ(header.used_extents.load(), used + 5);
+  EXPECT_EQ(runs(), 5u);
+  EXPECT_EQ(extents.head(at + 5).kind, ExtentKind::kFreeRaw);
+}
+
+TEST_F(ShmExtents, ASearchThatIsCutOffInsideASpanGoesOn) {
+  // Warm and raw by turns, more of them than one call may look at.
+  constexpr std::uint64_t kRuns = 40;
+  for (std::uint64_t i = 0; i < kRuns; ++i) take(kFirstFree + i, 1);
+  for (std::uint64_t i = 0; i < kRuns; ++i) extents.release(kFirstFree + i, i % 2 == 0);
+  RunSearch search;
+  search.raw_too = true;
+  std::uint64_t at = 0;
+  int calls = 1;
+  while (extents.find(search, kRuns, 5, &at, &span) == RunFound::kMore) ASSERT_LT(++calls, 30);
+  EXPECT_EQ(at, kFirstFree);
+  EXPECT_GE(span, kRuns);
+  EXPECT_GT(calls, 5);
+  // What was joined counts as not backed.
+  const std::uint64_t backed = header.backed_extents.load();
+  const std::uint64_t raw = extents.count_raw(at, kRuns);
+  take(at, kRuns);
+  EXPECT_EQ(header.backed_extents.load(), backed + raw);
+  extents.release(at, true);
+  EXPECT_EQ(runs(), 5u);
+}
+
+TEST_F(ShmExtents, ASplitMakesAHeadWithinTheRightRun) {
+  for (std::uint64_t i = 0; i < 4; ++i) take(kFirstFree + i, 1);
+  for (std::uint64_t i = 0; i < 4; ++i) extents.release(kFirstFree + i, true);
+  std::uint64_t at = 0;
+  ASSERT_EQ(find(6, true, &at), RunFound::kFound);
+  extents.split(at, kFirstFree + 2);
+  extents.split(at, kFirstFree + 9);
+  extents.split(at, kFirstFree + 9);
+  EXPECT_EQ(extents.head(kFirstFree).length, 2u);
+  EXPECT_EQ(extents.head(kFirstFree + 2).length, 2u);
+  EXPECT_EQ(extents.head(kFirstFree + 2).kind, ExtentKind::kFreeBacked);
+  EXPECT_EQ(extents.head(kFirstFree + 4).length, 5u);
+  EXPECT_EQ(extents.head(kFirstFree + 9).kind, ExtentKind::kFreeRaw);
+  EXPECT_EQ(runs(), 7u);
+}
+
+TEST_F(ShmExtents, SearchesStayInsideOrOutsideOfTheReserve) {
+  const std::uint64_t reserve = extents.count() - extents.reserve_at();
+  EXPECT_EQ(reserve, shm::reserve_extents(extents.count()));
+  std::uint64_t at = 0;
+  ASSERT_EQ(find(1, true, &at), RunFound::kFound);
+  take(at, static_cast<std::uint32_t>(extents.reserve_at() - at));
+  EXPECT_EQ(find(1, true, &at), RunFound::kNone) << "all but the reserve is taken";
+  RunSearch search;
+  search.raw_too = search.in_reserve = true;
+  ASSERT_EQ(extents.find(search, static_cast<std::uint32_t>(reserve), 100, &at, &span),
+            RunFound::kFound);
+  EXPECT_EQ(at, extents.reserve_at());
+  const std::uint32_t returns = header.reserve_returns.load();
+  take(at, 2);
+  EXPECT_TRUE(extents.reserve(shm::kNoSlot).lent);
+  EXPECT_FALSE(extents.reserve(3).lent) << "to itself";
+  extents.release(at, true);
+  EXPECT_EQ(header.reserve_returns.load(), returns + 1);
+  EXPECT_FALSE(extents.reserve(shm::kNoSlot).lent);
+  EXPECT_EQ(extents.reserve(shm::kNoSlot).warm, 2u);
+  EXPECT_EQ(extents.warm(), 0u) << "not for anybody";
+  // What is free before it does not join it.
+  extents.release(kFirstFree, true);
+  search = {};
+  search.raw_too = true;
+  EXPECT_EQ(
+      extents.find(search, static_cast<std::uint32_t>(extents.reserve_at()), 1000, &at, &span),
+      RunFound::kNone);
 }
 
 TEST_F(ShmExtents, ARunInUseKeepsItsNeighboursApart) {
@@ -136,7 +215,7 @@ TEST_F(ShmExtents, ASearchIsBoundedAndGoesOn) {
   std::uint64_t at = 0;
   int calls = 1;
   RunFound found;
-  while ((found = extents.find(search, 2, 5, &at)) == RunFound::kMore) {
+  while ((found = extents.find(search, 2, 5, &at, &span)) == RunFound::kMore) {
     ASSERT_LT(++calls, 100);
     journal.end();
     journal.begin(shm::kNoVersion);  // the lock is let go of in between
@@ -150,7 +229,7 @@ TEST_F(ShmExtents, ASearchThatFindsNothingEnds) {
   RunSearch search;
   std::uint64_t at = 0;
   int calls = 0;
-  while (extents.find(search, static_cast<std::uint32_t>(extents.count()), 3, &at) ==
+  while (extents.find(search, static_cast<std::uint32_t>(extents.count()), 3, &at, &span) ==
          RunFound::kMore) {
     ASSERT_LT(++calls, 2000);
   }
@@ -162,10 +241,10 @@ TEST_F(ShmExtents, ASearchWhoseHeadHasGoneStartsAgain) {
   search.at = kFirstFree + 1;  // inside the free run: no head
   search.raw_too = true;
   std::uint64_t at = 0;
-  ASSERT_EQ(extents.find(search, 1, 100, &at), RunFound::kFound);
+  ASSERT_EQ(extents.find(search, 1, 100, &at, &span), RunFound::kFound);
   EXPECT_EQ(at, kFirstFree);
   search.at = extents.count() + 100;
-  EXPECT_EQ(extents.find(search, 1, 100, &at), RunFound::kFound);
+  EXPECT_EQ(extents.find(search, 1, 100, &at, &span), RunFound::kFound);
 }
 
 TEST_F(ShmExtents, AnUndoneGrantLeavesTheTableAsItWas) {
@@ -173,7 +252,7 @@ TEST_F(ShmExtents, AnUndoneGrantLeavesTheTableAsItWas) {
   take(kFirstFree, 3);
   journal.undo();
   EXPECT_EQ(extents.head(kFirstFree).kind, ExtentKind::kFreeRaw);
-  EXPECT_EQ(runs(), 3u);
+  EXPECT_EQ(runs(), 4u);
   EXPECT_EQ(header.used_extents.load(), used);
 }
 

@@ -116,7 +116,8 @@ class ShmIndex : public ::testing::Test {
     shm::RunSearch search;
     search.raw_too = true;
     std::uint64_t at = 0;
-    if (extents.find(search, 1, 100'000, &at) != shm::RunFound::kFound) {
+    std::uint64_t span = 0;
+    if (extents.find(search, 1, 100'000, &at, &span) != shm::RunFound::kFound) {
       throw std::runtime_error("the state is full");
     }
     extents.take(at, 1, head);

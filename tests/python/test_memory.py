@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
@@ -244,6 +245,73 @@ def test_a_full_state_of_small_things_can_be_emptied(small: theus.Engine) -> Non
                 for n in range(start, start + 200):
                     ctx.m[n] = {"x": n}
         assert len(small.state["m"]) >= added - 1200
+
+
+def fill_up(engine: theus.Engine, rows: int) -> None:
+    """Numbers under "m", then arrays of all sizes, then numbers until not one more fits."""
+    engine.write("m", {})
+    for start in range(0, rows, 5000):
+        with engine.transaction() as ctx:
+            for n in range(start, min(start + 5000, rows)):
+                ctx.m[n] = n
+    engine.write("filling", {})
+    size, count = 8 * MEBIBYTE, 0
+    while size >= 1:
+        try:
+            engine.write(("filling", count), array(0, size) if size > 64 else 1)
+            count += 1
+        except theus.CapacityError:
+            size //= 2
+
+
+@pytest.fixture
+def full() -> Iterator[theus.Engine]:
+    with theus.Coordinator(capacity="128 MiB") as coordinator:
+        with theus.connect(coordinator.name) as engine:
+            fill_up(engine, 130_000)
+            yield engine
+
+
+def test_fifty_thousand_deletes_in_one_transaction(full: theus.Engine) -> None:
+    with pytest.raises(theus.CapacityError, match="delete in smaller transactions"):
+        with full.transaction() as ctx:
+            for n in range(130_000):
+                del ctx.m[n]
+    assert len(full.state["m"]) == 130_000
+    with full.transaction() as ctx:
+        for n in range(50_000):
+            del ctx.m[n]
+    assert len(full.state["m"]) == 80_000
+
+
+def clear(engine: theus.Engine) -> None:
+    with engine.transaction() as ctx:
+        ctx.m.clear()
+
+
+def test_another_process_clears_a_full_state(full: theus.Engine, context: BaseContext) -> None:
+    newcomer = Worker(context, full)
+    newcomer.do(clear)
+    newcomer.kill()
+    assert not full.state["m"]
+    until(lambda: full.stats()["keys"] < 1000, meanwhile=touch(full))
+
+
+def test_arrays_leave_room_for_larger_ones() -> None:
+    with theus.Coordinator(capacity="64 MiB") as coordinator:
+        with theus.connect(coordinator.name) as engine:
+            count = 0
+            with pytest.raises(theus.CapacityError):
+                while True:
+                    small = dict.fromkeys(range(900), 0)
+                    engine.update({f"a{count}": array(1), f"m{count}": small})
+                    count += 1
+            for n in range(count):
+                with engine.transaction() as ctx:
+                    del ctx[f"a{n}"]
+            until(lambda: used(engine) < 30 * MEBIBYTE, meanwhile=touch(engine))
+            engine.write("large", array(2, 21 * MEBIBYTE))
+            assert (engine.state["large"] == 2).all()
 
 
 def test_a_capacity_error_in_run_is_not_retried(small: theus.Engine) -> None:
