@@ -166,9 +166,7 @@ void Session::Internals::lock() {
   if (arbiter.try_lock()) return;
   for (int attempt = 0; attempt < kLockTries; ++attempt) {
     if (arbiter.lock_for(kLockPatienceNs)) return;
-    if (attempt >= kTriesBeforeReport && attachment.control_fd >= 0) {
-      report_stuck(attachment.control_fd, arbiter.holder().sequence);
-    }
+    if (attempt >= kTriesBeforeReport) report_stuck(attachment, arbiter.holder().sequence);
   }
   throw CoordinatorLost(
       "the arbitration lock of '" + attachment.name +

@@ -333,8 +333,8 @@ void await_answer(const Transaction::State& s) {
           "this process's slot was taken back by the coordinator while a commit "
           "was under way; read the state to see whether it happened");
     }
-    if (sleeps >= kSleepsBeforeReport && in.attachment.control_fd >= 0) {
-      report_stuck(in.attachment.control_fd, in.arbiter.holder().sequence);
+    if (sleeps >= kSleepsBeforeReport) {
+      report_stuck(in.attachment, in.arbiter.holder().sequence);
     }
   }
   throw CommitUnknown("the arbitration lock of '" + in.attachment.name +
