@@ -94,8 +94,10 @@ void Census::close_socket(Member& member) {
 }
 
 void Census::settle(Member& member) {
-  const bool ended = member.process_ended || member.entry.detached;
-  if (member.socket_closed && ended && !member.gone) {
+  if (!member.socket_closed || member.gone) {
+    return;
+  }
+  if (member.process_ended || member.entry.detached || callbacks_.has_left(member)) {
     member.gone = true;
     log_.info("process {} (slot {}) {}", member.entry.pid, member.entry.tenancy.slot,
               member.process_ended ? "has ended" : "has detached");

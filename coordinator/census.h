@@ -1,8 +1,9 @@
 // The census: which admitted processes live.
 //
 // Invariants: 1. A member is gone when its control socket is at end of file and either its process
-// has ended (pidfd) or it said that it detaches. 2. `gone` is told once for each member, which
-// stays in the census until remove().
+// has ended (pidfd) or it said that it detaches: in a message, which may have been read by a
+// predecessor that died of it, or in its desk. 2. `gone` is told once for each member, which stays
+// in the census until remove().
 //
 // Thread safety: one thread at a time.
 #pragma once
@@ -38,6 +39,7 @@ class Census {
     std::function<void(const Member&)> detached;      // announced; not yet gone
     std::function<void()> something_ended;            // a socket or a process
     std::function<void(std::uint64_t sequence)> stuck;
+    std::function<bool(const Member&)> has_left;      // asked: does its desk say so?
   };
 
   Census(EventLoop& loop, spdlog::logger& log, LogBudget& budget, Callbacks callbacks);

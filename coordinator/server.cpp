@@ -43,7 +43,15 @@ Server::Server(const Estate& estate, Roster roster, shm::OwnedFd channel, spdlog
                      supervisor_.send(shm::Detached{member.entry.tenancy});
                    },
                .something_ended = [this] { janitor_.look(); },
-               .stuck = [this](std::uint64_t sequence) { fence_.report(sequence); }}),
+               .stuck = [this](std::uint64_t sequence) { fence_.report(sequence); },
+               .has_left =
+                   [this](const Member& member) {
+                     // Written by the member alone. Whatever stands here can cost nobody else
+                     // anything: its socket is closed.
+                     const shm::Tenancy& tenancy = member.entry.tenancy;
+                     return space_.desk(tenancy.slot).leaving.load(std::memory_order_acquire) ==
+                            tenancy.admission;
+                   }}),
       fence_(loop_, arbiter_, census_, log),
       supervisor_(loop_, std::move(channel), census_,
                   {.acknowledged = [this](const auto& message) { on_acknowledged(message); },

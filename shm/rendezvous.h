@@ -37,9 +37,9 @@ std::variant<Admission, Refusal> join(const std::string& name, Role role,
 std::variant<Admission, Refusal> say_hello(OwnedFd socket, const Identity& identity, Role role,
                                            std::uint64_t deadline_ns);
 
-// Asks a supervisor to see for itself whether its coordinator is stuck with the arbitration lock: it
-// looks while somebody asks. A signal that does nothing to whoever does not wait for it: the number
-// may be another process's by now. 0: there is none.
+// Asks a supervisor to see for itself whether its coordinator is stuck with the arbitration lock.
+// By a signal that does nothing to whoever does not wait for it: the number may be another
+// process's by now. 0: there is no supervisor.
 inline constexpr int kAlarmSignal = SIGURG;
 void alarm_supervisor(std::uint32_t pid);
 

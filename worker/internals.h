@@ -53,6 +53,7 @@ struct Session::Internals {
   std::vector<SharedPin> shared_pins;
   std::uint32_t newest_pin = 0;
   std::uint64_t sequence;          // of the newest submission
+  const std::uint32_t admission;   // tells our stay in the slot from others
   std::mutex submission_mutex;     // one submission at a time from this process
   std::mutex block_pin_mutex;
   std::vector<std::uint32_t> free_block_pins;

@@ -100,12 +100,13 @@ Session::Internals::Internals(Attachment made, std::shared_ptr<const shm::Space>
       desk(&space.desk(attachment.slot)),
       stock(space, arbiter, [this] { lock(); }),
       shared_pins(shm::kPinsPerDesk),
-      sequence(desk->request.load(std::memory_order_relaxed)) {
+      sequence(desk->request.load(std::memory_order_relaxed)),
+      admission(slot_record->admitted_sequence.load(std::memory_order_relaxed)) {
   // The mappings stay; the descriptors would only be inherited by whoever execs.
   attachment.segments = shm::SegmentFds();
   // A predecessor that died in the middle may have left words here; a Cap'n Proto builder wants
   // zeroed memory.
-  if (slot_record->admitted_sequence.load(std::memory_order_relaxed) > 1) {
+  if (admission > 1) {
     std::memset(desk->submission, 0, shm::kSubmissionBytes);
   }
   remember_control_socket(attachment.control_fd);
@@ -121,6 +122,10 @@ Session::Internals::~Internals() {
   }
   if (attachment.control_fd >= 0) {
     forget_control_socket(attachment.control_fd);
+    // Read by the coordinator at the socket's end of file, which orders it: the message below is
+    // lost with a coordinator that dies right after it has read it. If we die before it, the
+    // process's end says the same. The last that is stored in shared memory from here.
+    if (!lost) desk->leaving.store(admission, std::memory_order_release);
     announce_detach(attachment.control_fd);
     close(attachment.control_fd);
     return;

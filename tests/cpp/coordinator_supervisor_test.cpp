@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <utility>
@@ -122,6 +123,56 @@ TEST_F(CoordinatorSupervisor, AChildThatSleepsWithTheLockIsReplacedForOneWhoJoin
   worker->line().say('c');
   EXPECT_EQ(worker->line().hear(), 'c');
   EXPECT_EQ(shared_->children.load(), 2);
+}
+
+TEST_F(CoordinatorSupervisor, ADetachThatDiedWithItsReaderIsStillKnown) {
+  const auto shared = shared_;
+  supervise({serve, [shared](const Estate&, Child& child) {
+               ASSERT_EQ(child.roster.size(), 1u);
+               const int control = child.roster.front().control.get();
+               shared->mark = 1;
+               const auto received = shm::await_control(control, deadline_ns());
+               if (std::holds_alternative<shm::Detach>(received.message)) {
+                 shared->mark = 2;
+               }
+               ::kill(::getpid(), SIGKILL);
+             }});
+  const shm::Admission eye = observe("shop");
+  const shm::Space space(eye.segments, shm::Access::kObserver);
+  const auto worker = attached_worker("shop");
+  ASSERT_EQ(slots_in_use(space), 1u);
+  kill_child();
+  ASSERT_TRUE(marked());
+  worker->line().say('d');
+  EXPECT_EQ(worker->line().hear(), 'd');
+  EXPECT_TRUE(eventually([&] { return slots_in_use(space) == 0; }));
+  EXPECT_EQ(shared_->mark.load(), 2);
+  worker->line().say('p');
+  EXPECT_EQ(worker->line().hear(), 'p') << "the process lives on";
+}
+
+TEST_F(CoordinatorSupervisor, WhatOneTenantSaidIsNotTheNextOnes) {
+  supervise({});
+  const shm::Admission eye = observe("shop");
+  const shm::Space space(eye.segments, shm::Access::kObserver);
+  const auto first = attached_worker("shop");
+  first->line().say('d');
+  EXPECT_EQ(first->line().hear(), 'd');
+  ASSERT_TRUE(eventually([&] { return slots_in_use(space) == 0; }));
+  ASSERT_NE(space.desk_readable(0).leaving.load(), 0u);
+  const auto next = attached_worker("shop");  // in the same slot
+  const auto other = attached_worker("shop");
+  next->line().say('e');  // its control socket is closed, and it goes on
+  ASSERT_TRUE(eventually([&] {
+    std::ifstream name("/proc/" + std::to_string(next->pid()) + "/comm");
+    std::string text;
+    return std::getline(name, text) && text == "sleep";
+  }));
+  other->line().say('d');
+  EXPECT_EQ(other->line().hear(), 'd');
+  EXPECT_TRUE(eventually([&] { return slots_in_use(space) == 1; }));
+  next->kill_and_reap();
+  EXPECT_TRUE(eventually([&] { return slots_in_use(space) == 0; }));
 }
 
 TEST_F(CoordinatorSupervisor, AChildThatGetsOnIsLeftAlone) {
