@@ -21,6 +21,8 @@ namespace theus::worker {
 namespace {
 
 constexpr std::uint64_t kLockPatienceNs = 10'000'000;
+// An ordinary hold is over in microseconds: no reason to let other threads run.
+constexpr std::uint64_t kBriefNs = 1'000'000;
 // A stuck owner is removed by the coordinator within a few of these; without a coordinator nobody
 // removes it.
 constexpr int kLockTries = 3000;
@@ -98,7 +100,7 @@ Session::Internals::Internals(Attachment made, std::shared_ptr<const shm::Space>
       pins(space, attachment.slot),
       slot_record(&space.writable().slots[attachment.slot]),
       desk(&space.desk(attachment.slot)),
-      stock(space, arbiter, [this] { lock(); }),
+      stock(space, arbiter, [this](OnSignal on_signal) { lock(on_signal); }),
       shared_pins(shm::kPinsPerDesk),
       sequence(desk->request.load(std::memory_order_relaxed)),
       admission(slot_record->admitted_sequence.load(std::memory_order_relaxed)) {
@@ -133,7 +135,7 @@ Session::Internals::~Internals() {
   if (lost) return;
   // Without a coordinator (tests) the slot is given back here.
   for (bool done = false; !done;) {
-    lock();
+    lock(OnSignal::kGoOn);
     done = arbiter.evict(attachment.slot);
     arbiter.unlock();
   }
@@ -167,11 +169,22 @@ void Session::Internals::release_pin(std::uint32_t pin) {
   if (--shared_pins[pin].users == 0) pins.release(pin);
 }
 
-void Session::Internals::lock() {
+void Session::Internals::lock(OnSignal on_signal) {
   if (arbiter.try_lock()) return;
   for (int attempt = 0; attempt < kLockTries; ++attempt) {
-    if (arbiter.lock_for(kLockPatienceNs)) return;
-    if (attempt >= kTriesBeforeReport) report_stuck(attachment, arbiter.holder().sequence);
+    if (arbiter.lock_for(kBriefNs)) return;
+    bool free = false;
+    {
+      Waiting waits(wait_hook);
+      // Until it can be had, no more: with it in hand we would wait for the GIL, and everybody for
+      // us.
+      free = arbiter.lock_for(kLockPatienceNs);
+      if (free) arbiter.unlock();
+      if (on_signal == OnSignal::kGiveUp) waits.end();
+    }
+    if (!free && attempt >= kTriesBeforeReport) {
+      report_stuck(attachment, arbiter.holder().sequence);
+    }
   }
   throw CoordinatorLost(
       "the arbitration lock of '" + attachment.name +
@@ -193,6 +206,8 @@ Session::Session(Attachment attachment) {
 }
 Session::~Session() = default;
 
+void Session::set_wait_hook(WaitHook* hook) { internals_->wait_hook = hook; }
+
 std::uint64_t Session::version() const {
   return internals_->space.header().clock.load(std::memory_order_acquire);
 }
@@ -209,7 +224,7 @@ const shm::Space& Session::space() const { return internals_->space; }
 
 bool Session::claim_turn(std::uint64_t nanoseconds) {
   Internals& in = *internals_;
-  in.lock();
+  in.lock(OnSignal::kGiveUp);
   const bool claimed = in.arbiter.claim_turn(nanoseconds);
   in.arbiter.unlock();
   return claimed;

@@ -15,7 +15,7 @@ constexpr std::uint32_t kReclaimBatch = 2048;   // records per hold of the lock 
 constexpr int kReclaimRounds = 100000;          // bound on giving back a full state
 }  // namespace
 
-Stock::Stock(const shm::Space& space, shm::Arbiter& arbiter, std::function<void()> lock)
+Stock::Stock(const shm::Space& space, shm::Arbiter& arbiter, Lock lock)
     : space_(space), arbiter_(arbiter), lock_(std::move(lock)) {}
 
 Link Stock::hold(std::uint32_t unit) {
@@ -47,7 +47,7 @@ bool Stock::held(Link cell) const {
 
 void Stock::give_back(Link cell, std::uint8_t cell_class) {
   if (cell_class == shm::kRunClass) {
-    lock_();
+    lock_(OnSignal::kGoOn);
     const std::uint64_t first = arbiter_.extent_offset(0);
     arbiter_.return_run((cell.offset() - first) / shm::kExtentBytes);
     arbiter_.unlock();
@@ -68,15 +68,27 @@ void Stock::add_extent(std::uint64_t extent, std::uint8_t cell_class) {
   }
 }
 
+// Room for what is collected under the lock, where nothing may be allocated. Not in the stock
+// itself: another thread may use that up while this one waits for the lock.
+std::vector<std::uint32_t> Stock::room_for(std::uint8_t cell_class) {
+  std::vector<std::uint32_t> room;
+  room.reserve(shm::cells_per_extent(cell_class));
+  return room;
+}
+
+void Stock::add(const std::vector<std::uint32_t>& cells, std::uint8_t cell_class) {
+  free_[cell_class].insert(free_[cell_class].end(), cells.begin(), cells.end());
+}
+
 void Stock::refill(std::uint8_t cell_class) {
-  std::vector<std::uint32_t>& cells = free_[cell_class];
-  cells.reserve(cells.size() + shm::cells_per_extent(cell_class));
-  lock_();
+  std::vector<std::uint32_t> collected = room_for(cell_class);
+  lock_(OnSignal::kGiveUp);
   // What has been freed in our own extents comes first: it is warm, and it keeps memory bounded.
   if (arbiter_.garbage()) arbiter_.reclaim_sometimes();
-  arbiter_.collect_cells(cell_class, cells);
+  arbiter_.collect_cells(cell_class, collected);
   arbiter_.unlock();
-  if (!cells.empty()) return;
+  add(collected, cell_class);
+  if (!free_[cell_class].empty()) return;
   const std::uint64_t extent = grant(1, cell_class);
   if (extent != 0) add_extent(extent, cell_class);
 }
@@ -88,7 +100,7 @@ bool Stock::try_grant(std::uint32_t length, std::uint8_t cell_class, std::uint64
   request.cell_class = cell_class;
   shm::Arbiter::Grant granted;
   do {
-    lock_();
+    lock_(OnSignal::kGiveUp);
     granted = arbiter_.grant(request);
     arbiter_.unlock();
   } while (granted == shm::Arbiter::Grant::kMore);
@@ -101,7 +113,7 @@ bool Stock::try_grant(std::uint32_t length, std::uint8_t cell_class, std::uint64
   if (granted == shm::Arbiter::Grant::kRaw) {
     backed = space_.back(arbiter_.extent_offset(request.extent),
                          request.taken * shm::kExtentBytes, why);
-    lock_();
+    lock_(OnSignal::kGoOn);
     arbiter_.settle(request, backed);
     arbiter_.unlock();
   }
@@ -112,7 +124,7 @@ bool Stock::try_grant(std::uint32_t length, std::uint8_t cell_class, std::uint64
 void Stock::return_unused(std::uint8_t except) {
   for (std::uint8_t each = 0; each < shm::kCellClassCount; ++each) {
     while (each != except && !free_[each].empty()) {
-      lock_();
+      lock_(OnSignal::kGiveUp);
       arbiter_.put_back_cells(free_[each]);
       arbiter_.unlock();
     }
@@ -130,14 +142,15 @@ std::uint64_t Stock::grant(std::uint32_t length, std::uint8_t cell_class) {
   const bool cells = cell_class < shm::kCellClassCount;
   bool more = true;
   for (int round = 0; more && round < kReclaimRounds; ++round) {
-    if (cells) {
-      free_[cell_class].reserve(free_[cell_class].size() + shm::cells_per_extent(cell_class));
-    }
-    lock_();
+    std::vector<std::uint32_t> collected = room_for(cells ? cell_class : std::uint8_t{0});
+    lock_(OnSignal::kGiveUp);
     more = arbiter_.reclaim(kReclaimBatch) || arbiter_.reclaim_found();
-    const bool collected = cells && arbiter_.collect_cells(cell_class, free_[cell_class]);
+    if (cells) arbiter_.collect_cells(cell_class, collected);
     arbiter_.unlock();
-    if (collected) return 0;
+    if (!collected.empty()) {
+      add(collected, cell_class);
+      return 0;
+    }
     if (try_grant(length, cell_class, &extent, &why)) return extent;
   }
   throw CapacityError("no room for " + std::to_string(length * shm::kExtentBytes >> 10) +
@@ -165,11 +178,11 @@ void Stock::grow_index(std::uint64_t keys) {
     // Without the segment the index gets slower, not wrong: no reason to fail a commit.
     if (!try_grant(1, shm::kDirectoryClass, &extent, &why)) break;
     std::memset(space_.writable_base() + arbiter_.extent_offset(extent), 0, shm::kExtentBytes);
-    lock_();
+    lock_(OnSignal::kGoOn);
     arbiter_.install_segment(extent);
     arbiter_.unlock();
   }
-  lock_();
+  lock_(OnSignal::kGiveUp);
   arbiter_.grow_index(keys);
   arbiter_.unlock();
 }

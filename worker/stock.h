@@ -17,10 +17,15 @@
 
 namespace theus::worker {
 
+// What a signal does to a wait for the lock: where what was begun has to be finished, nothing.
+enum class OnSignal : std::uint8_t { kGoOn, kGiveUp };
+
 class Stock {
  public:
-  // `lock`: takes the arbitration lock (the stock releases it through the arbiter).
-  Stock(const shm::Space& space, shm::Arbiter& arbiter, std::function<void()> lock);
+  // `lock`: takes the arbitration lock (the stock releases it through the arbiter). Other threads
+  // may use the stock while it waits.
+  using Lock = std::function<void(OnSignal)>;
+  Stock(const shm::Space& space, shm::Arbiter& arbiter, Lock lock);
 
   // A free cell of the class, its generation already raised: fill it, then link to it with what is
   // returned. Throws CapacityError when the state is full and nothing can be reclaimed.
@@ -37,6 +42,8 @@ class Stock {
   void grow_index(std::uint64_t keys);
 
  private:
+  static std::vector<std::uint32_t> room_for(std::uint8_t cell_class);
+  void add(const std::vector<std::uint32_t>& cells, std::uint8_t cell_class);
   void refill(std::uint8_t cell_class);
   void return_unused(std::uint8_t except);  // everything but one class, for want of memory
   std::uint64_t grant(std::uint32_t length, std::uint8_t cell_class);
@@ -47,7 +54,7 @@ class Stock {
 
   const shm::Space& space_;
   shm::Arbiter& arbiter_;
-  std::function<void()> lock_;
+  Lock lock_;
   std::array<std::vector<std::uint32_t>, shm::kCellClassCount> free_;
 };
 

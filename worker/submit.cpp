@@ -260,21 +260,6 @@ struct Message {
   bool abandoned = false;
 };
 
-class Waiting {
- public:
-  explicit Waiting(const Transaction::State& s) : s_(s) {
-    if (s_.wait_hook != nullptr) s_.wait_hook(true, s_.wait_context);
-  }
-  ~Waiting() {
-    if (s_.wait_hook != nullptr) s_.wait_hook(false, s_.wait_context);
-  }
-  Waiting(const Waiting&) = delete;
-  Waiting& operator=(const Waiting&) = delete;
-
- private:
-  const Transaction::State& s_;
-};
-
 bool answered(const Session::Internals& in) {
   return in.slot_record->answer.load(std::memory_order_seq_cst) >> 8 == in.sequence;
 }
@@ -321,7 +306,7 @@ void await_answer(const Transaction::State& s) {
     const std::uint64_t before = in.slot_record->answer.load(std::memory_order_seq_cst);
     in.desk->sleeping.store(1, std::memory_order_seq_cst);
     if (before >> 8 != in.sequence) {
-      const Waiting waits(s);
+      const Waiting waits(in.wait_hook);
       shm::futex_wait(shm::low_half(in.slot_record->answer), static_cast<std::uint32_t>(before),
                       kSleepNs);
     }
@@ -388,12 +373,6 @@ CommitResult interpret(const Transaction::State& s, const Plan& plan, Outcome ou
 
 CommitResult submit_transaction(Transaction::State& s) {
   Session::Internals& in = s.in;
-  // One submission at a time from this process; another thread's wait lets go of the GIL.
-  std::unique_lock<std::mutex> turn(in.submission_mutex, std::try_to_lock);
-  if (!turn.owns_lock()) {
-    const Waiting waits(s);
-    turn.lock();
-  }
   Plan& plan = s.plan.get();
   plan.clear();
   plan_checks(s, plan);
