@@ -80,7 +80,7 @@ void read_set(benchmark::State& state, Case which) {
       }
     }
     first = false;
-    in.lock();
+    in.lock(worker::OnSignal::kGoOn);
     in.desk->request.store(in.sequence + 1, std::memory_order_seq_cst);
     const double begin = cpu_us();
     in.arbiter.drain(1);

@@ -1,9 +1,12 @@
 // A session as the binding shares it: between an engine, its contexts, and the views it gave out.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "worker/connection.h"
 #include "worker/session.h"
@@ -16,17 +19,32 @@ namespace theus::bindings {
 extern unsigned long fork_count;
 void count_forks();
 
-// Thread safety: the session's calls are serialized by the GIL, which os.fork() holds, too.
-// In a forked child it may be destroyed like anything else: the session releases what is the
-// child's own, and nothing of the parent's.
-struct Attached {
+// Thread safety: the session's calls are serialized by the GIL, which os.fork() holds, too, and
+// which the session lets go while it waits. In a forked child it may be destroyed like anything
+// else: the session releases what is the child's own, and nothing of the parent's.
+struct Attached final : worker::WaitHook {
   explicit Attached(worker::Attachment attachment)
-      : session(std::move(attachment)), id(next_id().fetch_add(1)) {}
+      : session(std::move(attachment)), id(next_id().fetch_add(1)) {
+    session.set_wait_hook(this);
+  }
+  Attached(const Attached&) = delete;
+  Attached& operator=(const Attached&) = delete;
+
+  // True while that thread is inside of a call that waits: what it has open must not be ended by
+  // another, nor by a signal handler of its own.
+  bool waits(unsigned long thread) const {
+    return std::find(waiting_.begin(), waiting_.end(), thread) != waiting_.end();
+  }
+
+  void* before() noexcept override;
+  // Runs signal handlers if `may_throw`; throws PythonError for what they raise.
+  void after(void* token, bool may_throw) override;
 
   worker::Session session;
   const std::uint64_t id;  // never used twice in a process, unlike the address
 
  private:
+  std::vector<unsigned long> waiting_;  // threads; the GIL
   static std::atomic<std::uint64_t>& next_id() {
     static std::atomic<std::uint64_t> next{1};
     return next;

@@ -114,18 +114,6 @@ Ref describe_conflict_of(const ContextObject* context, const worker::CommitResul
               keys_changed ? Py_True : Py_False);
 }
 
-// Lets go of the GIL while the engine sleeps.
-void wait_hook(bool before, void* state) {
-  auto** saved = static_cast<PyThreadState**>(state);
-  if (before) {
-    *saved = PyEval_SaveThread();
-  } else {
-    PyThreadState* thread = *saved;
-    *saved = nullptr;
-    PyEval_RestoreThread(thread);
-  }
-}
-
 void run_callbacks(PyObject* callbacks) {
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(callbacks); ++i) {
     PyObject* callback = PyList_GET_ITEM(callbacks, i);
@@ -142,6 +130,11 @@ bool is_forked(const ContextObject* context) {
   if (context->fork_count != fork_count) return true;
   if (context->holder != nullptr) return context->holder->attached->session.forked();
   return context->pinned != nullptr && (*context->pinned)->attached->session.forked();
+}
+
+bool is_busy(const ContextObject* context) {
+  return context->status == Status::kCommitting ||
+         (context->holder != nullptr && context->holder->attached->waits(context->thread));
 }
 
 ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolation,
@@ -203,13 +196,12 @@ CommitOutcome commit_context(ContextObject* context, bool describe_conflict) {
     throw PythonError{};
   }
   CommitOutcome outcome;
-  PyThreadState* saved = nullptr;
   Status status = Status::kCommitted;
   try {
     if (context->leaves != nullptr) finish_leaves(context);
-    context->busy = true;
-    worker::CommitResult result = transaction_of(context).commit(wait_hook, &saved);
-    context->busy = false;
+    context->status = Status::kCommitting;
+    worker::CommitResult result = transaction_of(context).commit();
+    context->status = Status::kOpen;
     outcome.committed = result.status != worker::CommitResult::Status::kConflict;
     if (outcome.committed) {
       context->committed = result.version;
@@ -218,8 +210,7 @@ CommitOutcome commit_context(ContextObject* context, bool describe_conflict) {
       if (describe_conflict) outcome.conflict = describe_conflict_of(context, result);
     }
   } catch (...) {
-    if (saved != nullptr) PyEval_RestoreThread(saved);
-    context->busy = false;
+    context->status = Status::kOpen;
     end_context(context, Status::kFailed);
     throw;
   }
@@ -230,7 +221,7 @@ CommitOutcome commit_context(ContextObject* context, bool describe_conflict) {
 }
 
 void end_context(ContextObject* context, Status status) noexcept {
-  if (context->status != Status::kOpen || context->busy) return;
+  if (context->status != Status::kOpen || is_busy(context)) return;
   context->status = status;
   bool forked = is_forked(context);
   if (context->holder != nullptr) {
@@ -281,8 +272,9 @@ bool take_over(ContextObject* context) {
 }
 
 void raise_unusable(ContextObject* context, PyObject* path) {
-  static constexpr const char* kHow[] = {"open",        "committed", "rejected by a conflict",
-                                         "rolled back", "failed",    "closed"};
+  static constexpr const char* kHow[] = {
+      "open",        "being committed", "committed", "rejected by a conflict",
+      "rolled back", "failed",          "closed"};
   Ref where = path_text(path);
   if (context->status != Status::kOpen) {
     raise(ErrorClass::kTheus,

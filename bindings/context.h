@@ -11,6 +11,7 @@ namespace theus::bindings {
 
 enum class Status : std::uint8_t {
   kOpen,
+  kCommitting,  // in the engine's hands: used and ended by nobody else
   kCommitted,
   kConflicted,
   kRolledBack,
@@ -41,7 +42,6 @@ struct ContextObject {
   unsigned long fork_count;  // when it was opened
   Status status;
   bool serializable;
-  bool busy;  // inside of commit, where the GIL may be let go
 };
 
 extern PyTypeObject* context_type;
@@ -61,12 +61,15 @@ struct CommitOutcome {
 // on_commit functions. Throws PythonError (EncodeError, CapacityError, doom, ...).
 CommitOutcome commit_context(ContextObject* context, bool describe_conflict);
 // Rolls back or unpins. Idempotent; callable from any thread, and in a forked child, where it only
-// forgets. Does nothing while another thread commits it.
+// forgets. Does nothing while it is committed, or waits inside of another operation.
 void end_context(ContextObject* context, Status status) noexcept;
 
 // In a forked child: makes a snapshot that was opened before the fork the child's own, if its pin
 // is (Session::keeps_views). False: it is none, or it cannot be.
 bool take_over(ContextObject* context);
+// True while a call that was begun on it has not returned, with other code running meanwhile:
+// another thread's, or a signal handler's.
+bool is_busy(const ContextObject* context);
 [[noreturn]] void raise_unusable(ContextObject* context, PyObject* path);
 bool is_forked(const ContextObject* context);
 

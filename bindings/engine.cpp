@@ -45,9 +45,11 @@ void detach(EngineObject* engine) {
     return;
   }
   for (ContextObject* open = engine->first_open; open != nullptr; open = open->next_open) {
-    if (open->busy) {
+    if (is_busy(open)) {
       raise(ErrorClass::kTheus,
-            "the engine cannot be closed while another thread commits; join that thread first");
+            "the engine cannot be closed while a transaction of thread %lu commits or waits for "
+            "the arbitration lock; join that thread first",
+            open->thread);
     }
   }
   while (engine->first_open != nullptr) end_context(engine->first_open, Status::kClosed);
@@ -230,7 +232,8 @@ std::uint64_t monotonic_ns() {
 
 void claim_turn(EngineObject* engine, std::uint64_t execution_ns) {
   std::uint64_t turn = std::clamp(execution_ns * kTurnsPerExecution, kTurnNsMin, kTurnNsMax);
-  attached_session(engine)->session.claim_turn(turn);
+  AttachedPtr attached = attached_session(engine);  // no matter who closes the engine meanwhile
+  attached->session.claim_turn(turn);
 }
 
 // For attempts(): the same for a loop in Python, given the seconds of one execution.

@@ -191,7 +191,11 @@ PyObject* get_delta_log(PyObject* self, void*) {
 
 PyObject* rollback_method(PyObject* self, PyObject*) {
   return guarded([&] {
-    end_context(usable_context_of(self), Status::kRolledBack);
+    ContextObject* context = usable_context_of(self);
+    if (is_busy(context)) {
+      raise(ErrorClass::kTheus, "rollback() in the middle of another operation of the transaction");
+    }
+    end_context(context, Status::kRolledBack);
     return Ref::borrow(Py_None).release();
   });
 }

@@ -154,7 +154,7 @@ void Census::settle(Member& member) {
   const char* how = nullptr;
   if (member.process_ended) {
     how = "has ended";
-  } else if (entry.detached) {
+  } else if (entry.detached || callbacks_.has_left(member)) {
     how = "has detached";
   } else if (entry.spare && !entry.pidfd) {
     how = "was not needed";

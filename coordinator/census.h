@@ -1,7 +1,8 @@
 // The census: which admitted processes live.
 //
-// Invariants: 1. A member is gone when its control socket is at end of file and its process has
-// ended (pidfd), or it said that it detaches; a spare slot also if no process has adopted it, or
+// Invariants: 1. A member is gone when its control socket is at end of file and either its process
+// has ended (pidfd) or it said that it detaches: in a message, which may have been read by a
+// predecessor that died of it, or in its desk. A spare slot also if no process has adopted it, or
 // the one that has runs another program now. 2. `gone` is told once for each member, which stays in
 // the census until remove().
 //
@@ -46,6 +47,7 @@ class Census {
     std::function<void(const Member&)> adopted;        // a spare slot, which has a pidfd now
     // Whether the process has our memory mapped; nullopt: it cannot be told.
     std::function<std::optional<bool>(std::uint32_t pid)> maps_us;
+    std::function<bool(const Member&)> has_left;      // asked: does its desk say so?
   };
 
   Census(EventLoop& loop, spdlog::logger& log, LogBudget& budget, Callbacks callbacks);

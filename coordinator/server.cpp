@@ -75,6 +75,14 @@ Server::Server(const Estate& estate, Roster roster, shm::OwnedFd channel, spdlog
                .maps_us =
                    [this](std::uint32_t pid) {
                      return shm::maps_file(pid, estate_.segments.desks);
+                   },
+               .has_left =
+                   [this](const Member& member) {
+                     // Written by the member alone. Whatever stands here can cost nobody else
+                     // anything: its socket is closed.
+                     const shm::Tenancy& tenancy = member.entry.tenancy;
+                     return space_.desk(tenancy.slot).leaving.load(std::memory_order_acquire) ==
+                            tenancy.admission;
                    }}),
       fence_(loop_, arbiter_, census_, log),
       supervisor_(loop_, std::move(channel), census_,

@@ -14,17 +14,13 @@
 #include <utility>
 
 #include "coordinator/signals.h"
-#include "shm/process.h"
+#include "shm/rendezvous.h"
 
 namespace theus::coordinator {
 namespace {
 
 // How long a child that was asked to end may take.
 constexpr std::uint64_t kStopLimitNs = 5'000'000'000;
-// A child that is found stopped (SIGSTOP) by so many looks of a running supervisor is replaced.
-// Ctrl-Z stops the supervisor as well, and is one look at most.
-constexpr std::uint32_t kStoppedLooksMax = 5;
-constexpr int kLookIntervalMs = 10;
 
 [[noreturn]] void throw_errno(const char* what) {
   throw std::system_error(errno, std::generic_category(), what);
@@ -33,10 +29,13 @@ constexpr int kLookIntervalMs = 10;
 }  // namespace
 
 Supervisor::Supervisor(Estate& estate, spdlog::logger& log)
-    : estate_(estate), log_(log), roster_(shm::kMaxSlots) {}
+    : estate_(estate),
+      log_(log),
+      roster_(shm::kMaxSlots),
+      watch_(estate.segments.data_readable, log) {}
 
 std::optional<Supervisor::Child> Supervisor::run() {
-  signals_ = open_signals({SIGTERM, SIGINT, SIGHUP, SIGCHLD});
+  signals_ = open_signals({SIGTERM, SIGINT, SIGHUP, SIGCHLD, shm::kAlarmSignal});
   while (!over_) {
     if (start_child()) {
       return Child{roster_copy(), std::move(child_channel_)};
@@ -63,8 +62,6 @@ std::optional<Supervisor::Child> Supervisor::run() {
 bool Supervisor::start_child() {
   std::tie(channel_, child_channel_) = shm::make_control_pair();
   serving_ = false;
-  child_stopped_ = false;
-  stopped_looks_ = 0;
   child_ = ::fork();
   if (child_ < 0) {
     throw_errno("fork");
@@ -74,6 +71,7 @@ bool Supervisor::start_child() {
     return true;
   }
   child_channel_.reset();
+  watch_.begin(child_);
   return false;
 }
 
@@ -84,6 +82,7 @@ void Supervisor::reset_for_child() {
   sigset_t set;
   ::sigemptyset(&set);
   ::sigaddset(&set, SIGCHLD);
+  ::sigaddset(&set, shm::kAlarmSignal);
   ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
   if (!estate_.options.embedded) {
     estate_.starter.reset();  // the supervisor answers the starter; there is no lifeline
@@ -115,7 +114,9 @@ void Supervisor::watch_over() {
     while (const int number = next_signal(signals_)) {
       on_signal(number);
     }
-    look_at_stopped_child();
+    if (child_ > 0 && watch_.look()) {
+      ::kill(child_, SIGKILL);
+    }
     if (kill_at_ns_ != 0 && child_ > 0 && shm::monotonic_ns() >= kill_at_ns_) {
       log_.error("process {} did not end in time and is killed", child_);
       ::kill(child_, SIGKILL);
@@ -125,19 +126,21 @@ void Supervisor::watch_over() {
 }
 
 int Supervisor::poll_timeout_ms() const {
-  if (child_stopped_) {
-    return kLookIntervalMs;
-  }
-  if (kill_at_ns_ == 0) {
+  const std::uint64_t never = ~std::uint64_t{0};
+  const std::uint64_t until =
+      std::min(watch_.next_look_ns(), kill_at_ns_ == 0 ? never : kill_at_ns_);
+  if (until == never) {
     return -1;
   }
   const std::uint64_t now = shm::monotonic_ns();
-  return kill_at_ns_ <= now ? 0 : static_cast<int>((kill_at_ns_ - now) / 1'000'000u + 1);
+  return until <= now ? 0 : static_cast<int>((until - now) / 1'000'000u + 1);
 }
 
 void Supervisor::on_signal(int number) {
   if (number == SIGCHLD) {
     on_child_changed();
+  } else if (number == shm::kAlarmSignal) {
+    watch_.alarm();
   } else {
     begin_stop(number);
   }
@@ -168,31 +171,11 @@ void Supervisor::on_child_changed() {
       return;
     }
     if (info.si_code == CLD_STOPPED) {
-      child_stopped_ = true;
-      stopped_looks_ = 0;
-    } else if (info.si_code == CLD_CONTINUED) {
-      child_stopped_ = false;
-    } else {
+      watch_.stopped();
+    } else if (info.si_code != CLD_CONTINUED) {
       on_child_ended(info.si_code, info.si_status);
       return;
     }
-  }
-}
-
-void Supervisor::look_at_stopped_child() {
-  if (!child_stopped_ || child_ <= 0) {
-    return;
-  }
-  const auto pid = static_cast<std::uint32_t>(child_);
-  if (shm::thread_state(pid, pid) != 'T') {
-    child_stopped_ = false;
-    return;
-  }
-  if (++stopped_looks_ > kStoppedLooksMax) {
-    log_.warn("process {} is stopped, perhaps with the arbitration lock held: it is replaced",
-              child_);
-    ::kill(child_, SIGKILL);
-    child_stopped_ = false;
   }
 }
 

@@ -1,8 +1,9 @@
 // The supervisor: the small process that keeps what a coordinator needs to be restarted, and
 // restarts it.
 //
-// It maps no shared memory, takes no lock and has no thread, so that there is little in it that
-// could fail, and so that it may fork without exec.
+// It takes no lock and has no thread, so that there is little in it that could fail, and so that it
+// may fork without exec. Of the shared memory it reads one page, and only when it was alarmed
+// (child_watch.h).
 //
 // Thread safety: one thread; the process must have no other.
 #pragma once
@@ -14,6 +15,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "coordinator/child_watch.h"
 #include "coordinator/estate.h"
 #include "coordinator/roster.h"
 #include "shm/control_channel.h"
@@ -51,7 +53,6 @@ class Supervisor {
   void on_child_changed();
   void on_child_ended(int code, int wait_status);
   bool too_many_deaths();
-  void look_at_stopped_child();
   void read_channel();
   void on_message(shm::Received received);
   void enter(const shm::Admitted& admitted, std::vector<shm::OwnedFd> fds);
@@ -74,9 +75,8 @@ class Supervisor {
   std::size_t deaths_ = 0;
   std::uint32_t killed_early_ = 0;
   std::uint64_t kill_at_ns_ = 0;   // 0: no stop is under way
-  std::uint32_t stopped_looks_ = 0;
+  ChildWatch watch_;
   bool serving_ = false;  // the child has said that it is ready
-  bool child_stopped_ = false;
   bool announced_ = false;
   bool over_ = false;
   int status_ = 0;

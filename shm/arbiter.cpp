@@ -250,14 +250,7 @@ bool Arbiter::anyone_waiting() const {
   return false;
 }
 
-Arbiter::Holder Arbiter::holder() const {
-  const Header& header = impl_->space.header();
-  Holder holder;
-  holder.thread_id = impl_->lock.owner_thread();
-  holder.slot = header.lock_slot.load(std::memory_order_relaxed);
-  holder.sequence = header.lock_sequence.load(std::memory_order_relaxed);
-  return holder;
-}
+LockHolder Arbiter::holder() const { return lock_holder(impl_->space.header()); }
 
 bool Arbiter::wait_for_backlog(std::uint64_t timeout_ns) const {
   const HalfWord& backlog = impl_->space.header().backlog;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "shm/layout.h"
+#include "shm/lock.h"
 #include "shm/space.h"
 
 namespace theus::shm {
@@ -145,13 +146,7 @@ class Arbiter {
   // True while another slot has the turn: our delta is not decided before it ends.
   bool turn_elsewhere() const;
 
-  // Who holds the lock now, as far as it can be told; for finding a stuck holder.
-  struct Holder {
-    std::uint32_t thread_id = 0;   // 0: nobody
-    std::uint32_t slot = kNoSlot;  // kNoSlot: the coordinator
-    std::uint64_t sequence = 0;    // differs from one acquisition to the next
-  };
-  Holder holder() const;
+  LockHolder holder() const;
 
   // Sleeps until there is something for the janitor (backlog) or the time is up. While a backlog
   // stays (pinned versions), this paces its next look. False: timed out.

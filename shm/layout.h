@@ -229,6 +229,7 @@ struct Desk {
   HalfWord sleeping;                // 1: its worker may be asleep on the answer word
   HalfWord pid;
   Word start_time;                  // of the process, clock ticks since boot (/proc/pid/stat, 22)
+  HalfWord leaving;                 // admitted_sequence of the tenant that is done with the slot
   Counters counters;
   char label[kLabelBytes];
   alignas(64) HalfWord pins_high;

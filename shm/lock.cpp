@@ -44,11 +44,17 @@ void ArbitrationLock::consistent() { pthread_mutex_consistent(&space_.writable()
 
 void ArbitrationLock::release() { pthread_mutex_unlock(&space_.writable().lock); }
 
-std::uint32_t ArbitrationLock::owner_thread() const {
+LockHolder lock_holder(const Header& header) {
+  LockHolder holder;
   // The first word of glibc's mutex is the kernel's robust-futex word: the owner's thread id in
   // the low 30 bits. The layout stamp has made sure that it is glibc's.
-  const auto* word = reinterpret_cast<const HalfWord*>(&space_.header().lock);
-  return word->load(std::memory_order_relaxed) & 0x3FFFFFFFu;
+  const auto* word = reinterpret_cast<const HalfWord*>(&header.lock);
+  holder.thread_id = word->load(std::memory_order_relaxed) & 0x3FFFFFFFu;
+  holder.slot = header.lock_slot.load(std::memory_order_relaxed);
+  holder.sequence = header.lock_sequence.load(std::memory_order_relaxed);
+  holder.journalled = header.journal.count.load(std::memory_order_relaxed);
+  holder.clock = header.clock.load(std::memory_order_relaxed);
+  return holder;
 }
 
 }  // namespace theus::shm

@@ -13,6 +13,21 @@ namespace theus::shm {
 
 enum class Acquired : std::uint8_t { kYes, kOwnerDied, kNo };
 
+// Who holds the lock and how far it has come, for finding a holder that is stuck. Read without the
+// lock: each field is true of some moment, and whoever judges by them looks many times.
+struct LockHolder {
+  std::uint32_t thread_id = 0;   // 0: nobody
+  std::uint32_t slot = kNoSlot;  // kNoSlot: the coordinator
+  std::uint64_t sequence = 0;    // differs from one acquisition to the next
+  // A holder that gets on moves one of these: the journal's count with each word it changes, the
+  // clock with each commit.
+  std::uint64_t journalled = 0;
+  std::uint64_t clock = 0;
+
+  bool operator==(const LockHolder&) const = default;
+};
+LockHolder lock_holder(const Header& header);
+
 class ArbitrationLock {
  public:
   ArbitrationLock(const Space& space, std::uint32_t slot) : space_(space), slot_(slot) {}
@@ -22,9 +37,6 @@ class ArbitrationLock {
   Acquired acquire_for(std::uint64_t nanoseconds);
   void consistent();
   void release();
-
-  // Thread id in the lock word, 0: free. No lock needed; may be outdated at once.
-  std::uint32_t owner_thread() const;
 
  private:
   Acquired acquired(int result);

@@ -19,6 +19,8 @@ namespace {
 constexpr std::uint64_t kMillisecond = 1'000'000;
 // Between two tries while a coordinator restarts, which takes it a few milliseconds.
 constexpr int kRetryMs = 5;
+// A coordinator that has not answered for so long may be stuck.
+constexpr std::uint64_t kAlarmNs = 100 * kMillisecond;
 
 Refusal ended() { return {Reason::kUnavailable, "it closed the connection"}; }
 
@@ -85,6 +87,18 @@ Refusal explain(Received& received) {
   return {Reason::kOther, "unknown"};
 }
 
+// Waits for an answer, and alarms the supervisor (whoever listens at the socket) while none comes.
+Received await_answer(const OwnedFd& socket, std::uint64_t deadline_ns) {
+  for (;;) {  // bounded by the deadline
+    const std::uint64_t until = std::min(deadline_ns, monotonic_ns() + kAlarmNs);
+    Received received = await_control(socket.get(), until);
+    if (received.what != Received::What::kNothing || until == deadline_ns) {
+      return received;
+    }
+    alarm_supervisor(peer_credentials(socket.get()).pid);
+  }
+}
+
 template <class Message>
 Message* wanted(Received& received) {
   return received.what == Received::What::kMessage ? std::get_if<Message>(&received.message)
@@ -126,7 +140,7 @@ std::variant<Admission, Refusal> say_hello(OwnedFd socket, const Identity& ident
     sent = send_control(socket.get(), Hello{identity, role});
   }
   // When a send fails the answer may be there all the same (a refusal that came first).
-  Received received = await_control(socket.get(), deadline_ns);
+  Received received = await_answer(socket, deadline_ns);
   const auto* proceed = wanted<Proceed>(received);
   if (proceed == nullptr) {
     return explain(received);
@@ -134,7 +148,7 @@ std::variant<Admission, Refusal> say_hello(OwnedFd socket, const Identity& ident
   if (sent == Sent::kYes) {
     sent = send_control(socket.get(), Confirm{proceed->number});
   }
-  received = await_control(socket.get(), deadline_ns);
+  received = await_answer(socket, deadline_ns);
   const auto* welcome = wanted<Welcome>(received);
   if (welcome == nullptr) {
     // Given up, but perhaps only just admitted: then the slot must not wait for this process's end.
@@ -168,11 +182,18 @@ std::variant<Admission, Refusal> join(const std::string& name, Role role,
   });
 }
 
+void alarm_supervisor(std::uint32_t pid) {
+  // From a peer's message, so it may be anything; kill() takes 0 and less as groups.
+  if (const auto number = static_cast<pid_t>(pid); number > 0) {
+    ::kill(number, kAlarmSignal);
+  }
+}
+
 std::optional<Refusal> request_stop(const std::string& name, std::uint64_t deadline_ns) {
   using Result = std::variant<std::vector<OwnedFd>, Refusal>;
   Result result = persist<Result>(name, deadline_ns, [&](OwnedFd socket) -> Result {
     send_control(socket.get(), Stop{});
-    Received received = await_control(socket.get(), deadline_ns);
+    Received received = await_answer(socket, deadline_ns);
     if (wanted<Stopping>(received) != nullptr) {
       return std::move(received.fds);
     }

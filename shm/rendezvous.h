@@ -4,6 +4,8 @@
 // Thread safety: the functions keep no state.
 #pragma once
 
+#include <signal.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -34,6 +36,12 @@ std::variant<Admission, Refusal> join(const std::string& name, Role role,
 // Refusal with kUnavailable: another try may succeed.
 std::variant<Admission, Refusal> say_hello(OwnedFd socket, const Identity& identity, Role role,
                                            std::uint64_t deadline_ns);
+
+// Asks a supervisor to see for itself whether its coordinator is stuck with the arbitration lock.
+// By a signal that does nothing to whoever does not wait for it: the number may be another
+// process's by now. 0: there is no supervisor.
+inline constexpr int kAlarmSignal = SIGURG;
+void alarm_supervisor(std::uint32_t pid);
 
 // Asks the coordinator `name` to end, and waits until its processes are gone. nullopt: they are.
 // Otherwise why not. Throws as join() does.

@@ -154,7 +154,7 @@ Link CellWriter::node(const Mapping& mapping) {
     state_.prelinked = true;
     bool more = true, good = true;
     while (more && good) {
-      state_.in.lock();
+      state_.in.lock(OnSignal::kGiveUp);
       more = state_.in.arbiter.prelink(link, &good);
       state_.in.arbiter.unlock();
     }

@@ -97,9 +97,14 @@ Attachment attach(const std::string& name) {
   });
 }
 
-bool report_stuck(int control_fd, std::uint64_t lock_sequence) {
+bool report_stuck(const Attachment& attachment, std::uint64_t lock_sequence) {
+  if (attachment.control_fd < 0) {
+    return false;
+  }
+  shm::alarm_supervisor(attachment.supervisor_pid);
   try {
-    return shm::send_control(control_fd, shm::Stuck{lock_sequence}) != shm::Sent::kGone;
+    return shm::send_control(attachment.control_fd, shm::Stuck{lock_sequence}) !=
+           shm::Sent::kGone;
   } catch (const std::exception&) {  // out of memory: the next report will do
     return true;
   }

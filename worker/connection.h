@@ -19,12 +19,13 @@ std::string socket_path(const std::string& name);
 // (refused: another user, no slot left; no answer).
 Attachment attach(const std::string& name);
 
-// The three below are for the control_fd of an Attachment. They never block and never throw.
+// The three below never block and never throw.
 //
 // Tells the coordinator that the arbitration lock has stood at this sequence number for too long:
-// it then looks for itself, and fences a holder that is stuck. To be repeated while it lasts; the
-// coordinator may have been restarted meanwhile. False: it is gone.
-bool report_stuck(int control_fd, std::uint64_t lock_sequence);
+// it then looks for itself, and fences a holder that is stuck. It may be that itself, so its
+// supervisor is told to look, too. To be repeated while it lasts; the coordinator may have been
+// restarted meanwhile. False: it is gone. Without a coordinator (tests) does nothing.
+bool report_stuck(const Attachment& attachment, std::uint64_t lock_sequence);
 // The worker is done with its slot: it touches nothing shared from here on, and closes control_fd
 // next. Without this the slot stays its own until the process ends.
 bool announce_detach(int control_fd);

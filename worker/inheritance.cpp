@@ -32,7 +32,13 @@ void Inheritance::end() {
   shm::ForkLock lock;
   lock.remove(*this);
   socket_.reset();
-  if (control_.get() >= 0) announce_detach(control_.get());
+  if (control_.get() >= 0) {
+    // Read by the coordinator at the socket's end of file, which orders it: the message below is
+    // lost with a coordinator that dies right after it has read it. If we die before it, the
+    // process's end says the same. The last that is stored in shared memory from here.
+    if (!in_.lost) in_.desk->leaving.store(in_.admission, std::memory_order_release);
+    announce_detach(control_.get());
+  }
   control_.reset();
   in_.attachment.control_fd = -1;
 }
@@ -140,6 +146,7 @@ void Inheritance::become_heir() noexcept {
   control_ = std::move(socket_);
   in_.attachment.control_fd = control_.get();
   in_.attachment.slot = spare_->slot;
+  in_.admission = static_cast<std::uint32_t>(spare_->admission);
   in_.desk = &in_.space.desk(spare_->slot);
   in_.pins.inherit(spare_->slot);
   // Transactions stay behind: a child cannot use them, and their pins would never be released.

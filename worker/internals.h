@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "shm/arbiter.h"
@@ -35,6 +36,27 @@ class ForkGuard {
 enum class PinUser : std::uint8_t { kTransaction, kSnapshot };
 
 inline constexpr std::size_t kValidateAbove = 1000;
+// One wait, for the time of its life.
+class Waiting {
+ public:
+  explicit Waiting(WaitHook* hook)
+      : hook_(hook), token_(hook != nullptr ? hook->before() : nullptr) {}
+  ~Waiting() {
+    if (hook_ != nullptr) hook_->after(token_, false);
+  }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+  // Ends it before its time, and throws if the hook wants to.
+  void end() {
+    WaitHook* hook = std::exchange(hook_, nullptr);
+    if (hook != nullptr) hook->after(token_, true);
+  }
+
+ private:
+  WaitHook* hook_;
+  void* token_;
+};
 
 struct Session::Internals {
   Internals(Attachment made, std::shared_ptr<const shm::Space> mapped);
@@ -50,8 +72,9 @@ struct Session::Internals {
   void release_pin(std::uint32_t pin, PinUser user);
 
   // Takes the arbitration lock, however long it takes a stuck owner to be removed. Throws
-  // CoordinatorLost if nobody removes it.
-  void lock();
+  // CoordinatorLost if nobody removes it, and, where it may be given up, what the wait hook throws.
+  // While it waits other threads may use the session: look again at what it has.
+  void lock(OnSignal on_signal);
 
   Attachment attachment;
   std::shared_ptr<const shm::Space> shared_space;
@@ -65,6 +88,8 @@ struct Session::Internals {
   std::vector<SharedPin> shared_pins;
   std::uint32_t newest_pin = 0;
   std::uint64_t sequence;          // of the newest submission
+  std::uint32_t admission;         // tells our stay in the slot from others
+  WaitHook* wait_hook = nullptr;
   std::mutex submission_mutex;     // one submission at a time from this process
   std::mutex block_pin_mutex;
   std::vector<std::uint32_t> free_block_pins;

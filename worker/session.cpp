@@ -17,6 +17,8 @@ namespace theus::worker {
 namespace {
 
 constexpr std::uint64_t kLockPatienceNs = 10'000'000;
+// An ordinary hold is over in microseconds: no reason to let other threads run.
+constexpr std::uint64_t kBriefNs = 1'000'000;
 // A stuck owner is removed by the coordinator within a few of these; without a coordinator nobody
 // removes it.
 constexpr int kLockTries = 3000;
@@ -56,15 +58,16 @@ Session::Internals::Internals(Attachment made, std::shared_ptr<const shm::Space>
       pins(space, attachment.slot),
       slot_record(&space.writable().slots[attachment.slot]),
       desk(&space.desk(attachment.slot)),
-      stock(space, arbiter, [this] { lock(); }),
+      stock(space, arbiter, [this](OnSignal on_signal) { lock(on_signal); }),
       shared_pins(shm::kPinsPerDesk),
       sequence(desk->request.load(std::memory_order_relaxed)),
+      admission(slot_record->admitted_sequence.load(std::memory_order_relaxed)),
       inheritance(*this) {
   // The mappings stay; the descriptors would only be inherited by whoever execs.
   attachment.segments = shm::SegmentFds();
   // A predecessor that died in the middle may have left words here; a Cap'n Proto builder wants
   // zeroed memory.
-  if (slot_record->admitted_sequence.load(std::memory_order_relaxed) > 1) {
+  if (admission > 1) {
     std::memset(desk->submission, 0, shm::kSubmissionBytes);
   }
   desk->counters.attached_at_ns.store(monotonic_ns(), std::memory_order_relaxed);
@@ -78,7 +81,7 @@ Session::Internals::~Internals() {
   if (!without_coordinator || lost || fork_guard.forked()) return;
   // Tests without a coordinator: the slot is given back here.
   for (bool done = false; !done;) {
-    lock();
+    lock(OnSignal::kGoOn);
     done = arbiter.evict(attachment.slot);
     arbiter.unlock();
   }
@@ -115,12 +118,21 @@ void Session::Internals::release_pin(std::uint32_t pin, PinUser user) {
   if (--shared_pins[pin].users == 0) pins.release(pin);
 }
 
-void Session::Internals::lock() {
+void Session::Internals::lock(OnSignal on_signal) {
   if (arbiter.try_lock()) return;
   for (int attempt = 0; attempt < kLockTries; ++attempt) {
-    if (arbiter.lock_for(kLockPatienceNs)) return;
-    if (attempt >= kTriesBeforeReport && attachment.control_fd >= 0) {
-      report_stuck(attachment.control_fd, arbiter.holder().sequence);
+    if (arbiter.lock_for(kBriefNs)) return;
+    bool free = false;
+    {
+      Waiting waits(wait_hook);
+      // Until it can be had, no more: with it in hand we would wait for the GIL, and everybody for
+      // us.
+      free = arbiter.lock_for(kLockPatienceNs);
+      if (free) arbiter.unlock();
+      if (on_signal == OnSignal::kGiveUp) waits.end();
+    }
+    if (!free && attempt >= kTriesBeforeReport) {
+      report_stuck(attachment, arbiter.holder().sequence);
     }
   }
   throw CoordinatorLost(
@@ -143,6 +155,8 @@ Session::Session(Attachment attachment) {
 }
 Session::~Session() = default;
 
+void Session::set_wait_hook(WaitHook* hook) { internals_->wait_hook = hook; }
+
 std::uint64_t Session::version() const {
   return internals_->space.header().clock.load(std::memory_order_acquire);
 }
@@ -160,7 +174,7 @@ const shm::Space& Session::space() const { return internals_->space; }
 
 bool Session::claim_turn(std::uint64_t nanoseconds) {
   Internals& in = *internals_;
-  in.lock();
+  in.lock(OnSignal::kGiveUp);
   const bool claimed = in.arbiter.claim_turn(nanoseconds);
   in.arbiter.unlock();
   return claimed;

@@ -40,6 +40,21 @@ struct Attachment {
   std::string name;
 };
 
+// Lets other threads of the program run while one waits: for the answer to a commit, or for the
+// arbitration lock when that cannot be had at once. What serializes the session's calls (the GIL)
+// is let go in between; the thread does nothing meanwhile, and never has the lock then.
+class WaitHook {
+ public:
+  // Lets go. Returns whatever after() wants back.
+  virtual void* before() noexcept = 0;
+  // Takes it again. Where `may_throw`, an exception ends what the thread was doing (a signal came):
+  // nothing has been submitted yet.
+  virtual void after(void* token, bool may_throw) = 0;
+
+ protected:
+  ~WaitHook() = default;
+};
+
 // Thread safety: calls must be serialized by the caller (see transaction.h), except pin_block,
 // unpin_block, which may be called from any thread at any time. fork() counts as a call: snapshots
 // that another thread opens or closes meanwhile may not be pinned in the child.
@@ -53,6 +68,9 @@ class Session {
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
+
+  // To be set before anything else is done; must live as long as the session.
+  void set_wait_hook(WaitHook* hook);
 
   std::uint64_t version() const;  // clock; one load
   const std::string& name() const;
@@ -69,7 +87,7 @@ class Session {
 
   // Asks that no other process commits before this one's next commit, for at most `nanoseconds`:
   // for a transaction that has lost too often. Call before Transaction::begin. The turn ends with
-  // the next decided commit. False: somebody else has it.
+  // the next decided commit. False: somebody else has it. May wait (WaitHook).
   bool claim_turn(std::uint64_t nanoseconds);
 
   // Keeps a block's bytes (a held view) for as long as the pin stands. Call while a snapshot pin

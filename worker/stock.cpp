@@ -13,7 +13,7 @@ constexpr std::uint32_t kReclaimBatch = 2048;   // records per hold of the lock 
 constexpr int kReclaimRounds = 100000;          // bound on giving back a full state
 }  // namespace
 
-Stock::Stock(const shm::Space& space, shm::Arbiter& arbiter, std::function<void()> lock)
+Stock::Stock(const shm::Space& space, shm::Arbiter& arbiter, Lock lock)
     : space_(space), arbiter_(arbiter), lock_(std::move(lock)) {}
 
 Link Stock::hold(std::uint32_t unit) {
@@ -50,7 +50,7 @@ bool Stock::held(Link cell) const {
 
 void Stock::give_back(Link cell, std::uint8_t cell_class) {
   if (cell_class == shm::kRunClass) {
-    lock_();
+    lock_(OnSignal::kGoOn);
     const std::uint64_t first = arbiter_.extent_offset(0);
     arbiter_.return_run((cell.offset() - first) / shm::kExtentBytes);
     arbiter_.unlock();
@@ -71,19 +71,32 @@ void Stock::add_extent(std::uint64_t extent, std::uint8_t cell_class) {
   }
 }
 
+// Room for what is collected under the lock, where nothing may be allocated. Not in the stock
+// itself: another thread may use that up while this one waits for the lock.
+std::vector<std::uint32_t> Stock::room_for(std::uint8_t cell_class, std::size_t times) {
+  std::vector<std::uint32_t> room;
+  room.reserve(times * shm::cells_per_extent(cell_class));
+  return room;
+}
+
+void Stock::add(const std::vector<std::uint32_t>& cells, std::uint8_t cell_class) {
+  free_[cell_class].insert(free_[cell_class].end(), cells.begin(), cells.end());
+}
+
 void Stock::refill(std::uint8_t cell_class, Use use) {
-  std::vector<std::uint32_t>& cells = free_[cell_class];
+  const std::vector<std::uint32_t>& cells = free_[cell_class];
   const std::size_t floor = use == Use::kFreeing ? 0 : kept(cell_class);
   // An extent gives at least one cell: this often is enough.
   const std::size_t times = floor + 1;
-  cells.reserve(cells.size() + times * shm::cells_per_extent(cell_class));
-  lock_();
+  std::vector<std::uint32_t> collected = room_for(cell_class, times);
+  lock_(OnSignal::kGiveUp);
   // What has been freed in our own extents comes first: it is warm, and it keeps memory bounded.
   if (arbiter_.garbage()) arbiter_.reclaim_sometimes();
-  for (std::size_t i = 0; i < times && cells.size() <= floor; ++i) {
-    if (!arbiter_.collect_cells(cell_class, cells)) break;
+  for (std::size_t i = 0; i < times && cells.size() + collected.size() <= floor; ++i) {
+    if (!arbiter_.collect_cells(cell_class, collected)) break;
   }
   arbiter_.unlock();
+  add(collected, cell_class);
   if (cells.size() > floor) return;
   shm::Arbiter::GrantRequest wanted;
   wanted.cell_class = cell_class;
@@ -95,7 +108,7 @@ Stock::Tried Stock::try_grant(shm::Arbiter::GrantRequest request, std::uint64_t*
                               std::string* why) {
   const shm::Arbiter::GrantRequest wanted = request;
   for (;;) {
-    lock_();
+    lock_(OnSignal::kGiveUp);
     const shm::Arbiter::Grant granted = arbiter_.grant(request);
     arbiter_.unlock();
     if (granted == shm::Arbiter::Grant::kMore) continue;
@@ -112,7 +125,7 @@ Stock::Tried Stock::try_grant(shm::Arbiter::GrantRequest request, std::uint64_t*
       backed = space_.back(offset, bytes, why);
       // Whatever part of it there is would be forgotten.
       if (!backed) space_.punch(offset, bytes);
-      lock_();
+      lock_(OnSignal::kGoOn);
       arbiter_.settle(request, backed);
       arbiter_.unlock();
     }
@@ -127,7 +140,7 @@ Stock::Tried Stock::try_grant(shm::Arbiter::GrantRequest request, std::uint64_t*
 void Stock::return_unused(std::uint8_t except) {
   for (std::uint8_t each = 0; each < shm::kCellClassCount; ++each) {
     while (each != except && free_[each].size() > kept(each)) {
-      lock_();
+      lock_(OnSignal::kGiveUp);
       arbiter_.put_back_cells(free_[each], kept(each));
       arbiter_.unlock();
     }
@@ -156,13 +169,12 @@ std::uint64_t Stock::grant(const shm::Arbiter::GrantRequest& wanted, Use use) {
   const std::size_t floor = cells && !freeing ? kept(cell_class) : 0;
   bool more = true;
   for (int round = 0; more && round < kReclaimRounds; ++round) {
-    if (cells) {
-      free_[cell_class].reserve(free_[cell_class].size() + shm::cells_per_extent(cell_class));
-    }
-    lock_();
+    std::vector<std::uint32_t> collected = room_for(cells ? cell_class : std::uint8_t{0}, 1);
+    lock_(OnSignal::kGiveUp);
     more = arbiter_.reclaim(kReclaimBatch) || arbiter_.reclaim_found();
-    if (cells) arbiter_.collect_cells(cell_class, free_[cell_class]);
+    if (cells) arbiter_.collect_cells(cell_class, collected);
     arbiter_.unlock();
+    if (cells) add(collected, cell_class);
     if (cells && free_[cell_class].size() > floor) return 0;
     if (try_grant(wanted, &extent, &why) == Tried::kGranted) return extent;
   }
@@ -198,11 +210,11 @@ void Stock::grow_index(std::uint64_t keys) {
     // Without the segment the index gets slower, not wrong: no reason to fail a commit.
     if (try_grant(wanted, &extent, &why) != Tried::kGranted) break;
     std::memset(space_.writable_base() + arbiter_.extent_offset(extent), 0, shm::kExtentBytes);
-    lock_();
+    lock_(OnSignal::kGoOn);
     arbiter_.install_segment(extent);
     arbiter_.unlock();
   }
-  lock_();
+  lock_(OnSignal::kGiveUp);
   arbiter_.grow_index(keys);
   arbiter_.unlock();
 }

@@ -29,11 +29,15 @@ struct ReserveLent : CapacityError {
 };
 
 enum class Use : std::uint8_t { kAny, kFreeing };
+// What a signal does to a wait for the lock: where what was begun has to be finished, nothing.
+enum class OnSignal : std::uint8_t { kGoOn, kGiveUp };
 
 class Stock {
  public:
-  // `lock`: takes the arbitration lock (the stock releases it through the arbiter).
-  Stock(const shm::Space& space, shm::Arbiter& arbiter, std::function<void()> lock);
+  // `lock`: takes the arbitration lock (the stock releases it through the arbiter). Other threads
+  // may use the stock while it waits.
+  using Lock = std::function<void(OnSignal)>;
+  Stock(const shm::Space& space, shm::Arbiter& arbiter, Lock lock);
 
   // A free cell of the class, its generation already raised: fill it, then link to it with what is
   // returned. Throws CapacityError when the state is full and nothing can be reclaimed.
@@ -54,6 +58,8 @@ class Stock {
  private:
   enum class Tried : std::uint8_t { kGranted, kFull, kLent };
   static std::size_t kept(std::uint8_t cell_class);
+  static std::vector<std::uint32_t> room_for(std::uint8_t cell_class, std::size_t times);
+  void add(const std::vector<std::uint32_t>& cells, std::uint8_t cell_class);
   void refill(std::uint8_t cell_class, Use use);
   void return_unused(std::uint8_t except);  // everything but one class, for want of memory
   std::uint64_t grant(const shm::Arbiter::GrantRequest& wanted, Use use);
@@ -63,7 +69,7 @@ class Stock {
 
   const shm::Space& space_;
   shm::Arbiter& arbiter_;
-  std::function<void()> lock_;
+  Lock lock_;
   std::array<std::vector<std::uint32_t>, shm::kCellClassCount> free_;
 };
 

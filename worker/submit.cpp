@@ -173,21 +173,6 @@ void plan_operations(Transaction::State& s, Plan& plan) {
   plan.keys_new += writer.keys_below();
 }
 
-class Waiting {
- public:
-  explicit Waiting(const Transaction::State& s) : s_(s) {
-    if (s_.wait_hook != nullptr) s_.wait_hook(true, s_.wait_context);
-  }
-  ~Waiting() {
-    if (s_.wait_hook != nullptr) s_.wait_hook(false, s_.wait_context);
-  }
-  Waiting(const Waiting&) = delete;
-  Waiting& operator=(const Waiting&) = delete;
-
- private:
-  const Transaction::State& s_;
-};
-
 // A run of extents for as long as a submission takes: its message or its journal.
 class LeasedRun {
  public:
@@ -262,8 +247,9 @@ void await_room(Transaction::State& s, std::uint64_t words, std::uint64_t journa
       if (tries >= kReserveTries) throw;
     }
     room.message.give_back();
-    const Waiting waits(s);
+    Waiting waits(s.in.wait_hook);
     s.in.arbiter.wait_for_reserve(returns, kSleepNs);
+    waits.end();
   }
 }
 
@@ -313,7 +299,7 @@ void await_answer(const Transaction::State& s) {
     const std::uint64_t before = in.slot_record->answer.load(std::memory_order_seq_cst);
     in.desk->sleeping.store(1, std::memory_order_seq_cst);
     if (before >> 8 != in.sequence) {
-      const Waiting waits(s);
+      const Waiting waits(in.wait_hook);
       shm::futex_wait(shm::low_half(in.slot_record->answer), static_cast<std::uint32_t>(before),
                       kSleepNs);
     }
@@ -325,8 +311,8 @@ void await_answer(const Transaction::State& s) {
           "this process's slot was taken back by the coordinator while a commit "
           "was under way; read the state to see whether it happened");
     }
-    if (sleeps >= kSleepsBeforeReport && in.attachment.control_fd >= 0) {
-      report_stuck(in.attachment.control_fd, in.arbiter.holder().sequence);
+    if (sleeps >= kSleepsBeforeReport) {
+      report_stuck(in.attachment, in.arbiter.holder().sequence);
     }
   }
   throw CommitUnknown("the arbitration lock of '" + in.attachment.name +
@@ -438,22 +424,18 @@ std::optional<Refuted> prepare_read_set(Transaction::State& s, Plan& plan, int r
     return std::nullopt;
   }
   if (round >= kRoundsWithoutTurn) {
-    s.in.lock();
+    s.in.lock(OnSignal::kGiveUp);
     s.in.arbiter.claim_turn(kValidationTurnNs);  // if it is somebody else's, this round is plain
     s.in.arbiter.unlock();
   }
-  const Waiting waits(s);  // it may take milliseconds
-  return validate(s, plan);
+  Waiting waits(s.in.wait_hook);  // it may take milliseconds
+  const auto refuted = validate(s, plan);
+  waits.end();
+  return refuted;
 }
 
 CommitResult submit_transaction(Transaction::State& s) {
   Session::Internals& in = s.in;
-  // One submission at a time from this process; another thread's wait lets go of the GIL.
-  std::unique_lock<std::mutex> turn(in.submission_mutex, std::try_to_lock);
-  if (!turn.owns_lock()) {
-    const Waiting waits(s);
-    turn.lock();
-  }
   Plan& plan = s.plan.get();
   plan.clear();
   plan_checks(s, plan);

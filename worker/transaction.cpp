@@ -108,11 +108,15 @@ bool Transaction::State::attached(const Mapping* mapping) const {
   return true;
 }
 
-void Transaction::State::begin_write(Entry* entry) {
+void Transaction::State::require_writable(const Entry* entry) const {
   require_open();
   if (!attached(entry->mapping)) {
     throw Error("this mapping has been replaced or deleted in the same transaction");
   }
+}
+
+void Transaction::State::begin_write(Entry* entry) {
+  require_writable(entry);
   if (entry->child != nullptr) {
     entry->child->detached = true;
     entry->child = nullptr;
@@ -178,8 +182,10 @@ Link Transaction::State::take_block(std::uint64_t bytes, bool aligned, char** da
   return link;
 }
 
-// Text or plain bytes: inline as long as they fit into a record.
+// Text or plain bytes: inline as long as they fit into a record. The block first: if there is none
+// to be had, nothing has changed.
 void Transaction::State::put_raw(Entry* entry, Value::Kind kind, std::string_view bytes) {
+  require_writable(entry);
   Value value;
   value.kind = kind;
   value.size = bytes.size();
@@ -190,6 +196,7 @@ void Transaction::State::put_raw(Entry* entry, Value::Kind kind, std::string_vie
     value.block = take_block(bytes.size(), false, &data, &value.data).raw;
     std::memcpy(data, bytes.data(), bytes.size());
   }
+  begin_write(entry);
   finish_put(entry, value);
 }
 
@@ -198,19 +205,27 @@ void Transaction::State::put_raw(Entry* entry, Value::Kind kind, std::string_vie
 void Transaction::State::give_back() {
   try {
     in.release_pin(pin, PinUser::kTransaction);
+    if (!in.lost) give_back_held();
+  } catch (const CoordinatorLost&) {
+    in.lost = true;
+  }
+  held.clear();
+}
+
+// Nothing is left to bury after a commit: what it linked in advance is bound.
+void Transaction::State::bury_prelinked() noexcept {
+  try {
     while (prelinked && !in.lost) {
-      in.lock();
+      in.lock(OnSignal::kGoOn);
       for (int i = 0; prelinked && i < kBuriedAtOnce; ++i) {
         prelinked = in.arbiter.abandon_prelinked();
       }
       in.arbiter.unlock();
     }
-    if (!in.lost) give_back_held();
   } catch (const CoordinatorLost&) {
     in.lost = true;
   }
   prelinked = false;
-  held.clear();
 }
 
 void Transaction::State::give_back_held() {
@@ -233,6 +248,17 @@ void Transaction::State::finish() {
     }
   }
 }
+
+// --- SubmissionTurn
+
+SubmissionTurn::SubmissionTurn(Transaction::State& state)
+    : state_(state), lock_(state.in.submission_mutex, std::try_to_lock) {
+  if (lock_.owns_lock()) return;
+  const Waiting waits(state.in.wait_hook);
+  lock_.lock();
+}
+
+SubmissionTurn::~SubmissionTurn() { state_.bury_prelinked(); }
 
 // --- Transaction
 
@@ -324,12 +350,10 @@ void Transaction::put_float(Entry* entry, double real) {
 }
 
 void Transaction::put_str(Entry* entry, std::string_view utf8) {
-  state_->begin_write(entry);
   state_->put_raw(entry, Value::Kind::kStr, utf8);
 }
 
 void Transaction::put_bytes(Entry* entry, std::string_view bytes) {
-  state_->begin_write(entry);
   state_->put_raw(entry, Value::Kind::kBytes, bytes);
 }
 
@@ -345,10 +369,7 @@ Mapping* Transaction::put_mapping(Entry* entry) {
 
 char* Transaction::put_leaf(Entry* entry, std::uint64_t size, bool aligned) {
   State& s = *state_;
-  s.require_open();
-  if (!s.attached(entry->mapping)) {
-    throw Error("this mapping has been replaced or deleted in the same transaction");
-  }
+  s.require_writable(entry);
   // The block first: if there is none to be had, nothing has changed.
   Value value;
   value.kind = Value::Kind::kLeaf;
@@ -486,7 +507,7 @@ bool Transaction::has_writes() const { return !state_->written.empty(); }
 
 void Transaction::set_user_hook(UserHook hook) { state_->user_hook = hook; }
 
-CommitResult Transaction::commit(WaitHook waiting, void* context) {
+CommitResult Transaction::commit() {
   State& s = *state_;
   s.require_open();
   if (s.written.empty()) {
@@ -498,16 +519,16 @@ CommitResult Transaction::commit(WaitHook waiting, void* context) {
     s.finish();
     return result;
   }
-  s.wait_hook = waiting;
-  s.wait_context = context;
+  CommitResult result;
   try {
-    const CommitResult result = submit_transaction(s);
-    s.finish();
-    return result;
+    const SubmissionTurn turn(s);
+    result = submit_transaction(s);
   } catch (...) {
     s.finish();
     throw;
   }
+  s.finish();
+  return result;
 }
 
 void Transaction::rollback() {

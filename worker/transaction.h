@@ -2,7 +2,8 @@
 //
 // Thread safety: none of these is safe to use from two threads at once; different objects of one
 // Session may be used by different threads if the caller serializes the calls (the Python binding
-// does so with the GIL). Only Transaction::commit and Session::attach may block.
+// does so with the GIL). What writes, commits or rolls back may have to wait for the arbitration
+// lock; the session's WaitHook is called then, and other objects may be used meanwhile.
 //
 // Lifetime: every pointer that a Transaction hands out (Mapping*, Entry*, bytes of a Value) lives
 // until commit() or rollback() returns. Bytes of a Value from a Snapshot live as long as its pin;
@@ -220,13 +221,10 @@ class Transaction {
   using UserHook = void (*)(void* user);
   void set_user_hook(UserHook hook);
 
-  // Submits. Blocks until decided; `waiting(true)` is called before it sleeps in the kernel and
-  // `waiting(false)` after (the binding lets go of the GIL there). Throws CapacityError (state
-  // intact, transaction rolled back), CoordinatorLost, CommitUnknown, Error; conflicts are a
-  // result, no exception. Afterwards the transaction is over, and the pointers in the result live
-  // until the next begin().
-  using WaitHook = void (*)(bool before, void* context);
-  CommitResult commit(WaitHook waiting = nullptr, void* context = nullptr);
+  // Submits. Blocks until decided. Throws CapacityError (state intact, transaction rolled back),
+  // CoordinatorLost, CommitUnknown, Error; conflicts are a result, no exception. Afterwards the
+  // transaction is over, and the pointers in the result live until the next begin().
+  CommitResult commit();
   void rollback();
 
   struct State;  // worker/transaction_state.h

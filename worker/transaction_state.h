@@ -67,14 +67,13 @@ struct Transaction::State {
   bool prelinked = false;  // parts of the delta are linked already: if it fails they are garbage
   Use use = Use::kAny;     // what cells are taken for
   UserHook user_hook = nullptr;
-  WaitHook wait_hook = nullptr;
-  void* wait_context = nullptr;
 
   void require_open() const;
   Mapping* new_mapping(Entry* bound_at, std::uint64_t node);
   Entry* make_entry(Mapping* mapping, KeyView key, std::uint64_t hash);
   void adopt_found(Entry* entry, const struct Found& found);
   Entry* entry_of(Mapping* mapping, const struct Found& found);
+  void require_writable(const Entry* entry) const;  // throws Error
   // Makes `entry` hold something new: detaches what it held. Throws Error where writing is wrong.
   void begin_write(Entry* entry);
   void finish_put(Entry* entry, Value value);
@@ -88,9 +87,24 @@ struct Transaction::State {
   void put_raw(Entry* entry, Value::Kind kind, std::string_view bytes);
   void give_back();
   void give_back_held();
+  void bury_prelinked() noexcept;
 
   // Ending.
   void finish();
+};
+
+// A process submits one delta at a time, and what it links in advance for it is bound or buried
+// before the next: held around submit_transaction().
+class SubmissionTurn {
+ public:
+  explicit SubmissionTurn(Transaction::State& state);
+  ~SubmissionTurn();
+  SubmissionTurn(const SubmissionTurn&) = delete;
+  SubmissionTurn& operator=(const SubmissionTurn&) = delete;
+
+ private:
+  Transaction::State& state_;
+  std::unique_lock<std::mutex> lock_;
 };
 
 // Builds the delta of a transaction in its desk (or a leased run) and submits it; see submit.cpp.

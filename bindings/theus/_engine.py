@@ -60,7 +60,11 @@ class Engine(_theus.EngineCore):
     def close(self) -> None:
         """Detaches. Idempotent. Open transactions are rolled back; arrays and States stay valid."""
         self._closed = True
-        self._detach()
+        try:
+            self._detach()
+        except TheusError:
+            self._closed = False
+            raise
 
     def __enter__(self) -> Engine:
         return self

@@ -226,9 +226,9 @@ TEST_F(Connection, ReportsToAGoneCoordinatorDoNoHarm) {
   start("shop");
   const worker::Attachment attachment = worker::attach("shop");
   const shm::OwnedFd control(attachment.control_fd);
-  EXPECT_TRUE(worker::report_stuck(control.get(), 1));
+  EXPECT_TRUE(worker::report_stuck(attachment, 1));
   worker::stop_coordinator("shop", 10);
-  EXPECT_FALSE(worker::report_stuck(control.get(), 1));
+  EXPECT_FALSE(worker::report_stuck(attachment, 1));
   EXPECT_FALSE(worker::announce_detach(control.get()));
 }
 

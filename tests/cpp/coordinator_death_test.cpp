@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "coordinator/suspicion.h"
 #include "shm/control_channel.h"
 #include "shm/hello.h"
 #include "shm/process.h"
@@ -364,6 +365,35 @@ TEST_F(CoordinatorDeath, AHolderThatRunsIsGivenTime) {
   holder->line().say('u');
   EXPECT_EQ(holder->line().hear(), 'u');
   EXPECT_EQ(waiter->line().hear(), 'c');
+}
+
+TEST_F(CoordinatorDeath, AHolderThatGetsOnIsLeftAlone) {
+  start("shop");
+  const auto holder = attached_worker("shop");
+  const auto waiter = attached_worker("shop");
+  holder->line().say('w');
+  ASSERT_EQ(holder->line().hear(), 'l');
+  waiter->line().say('c');
+  // Half as long again as one may hold it that does nothing.
+  const std::uint64_t held_ns =
+      coordinator::Suspicion::Limits{}.looks_other * coordinator::kLookIntervalNs * 3 / 2;
+  const std::uint64_t until = shm::monotonic_ns() + held_ns;
+  EXPECT_TRUE(eventually([&] { return shm::monotonic_ns() >= until; }));
+  holder->line().say('u');
+  EXPECT_EQ(holder->line().hear(), 'u');
+  EXPECT_EQ(waiter->line().hear(), 'c');
+}
+
+TEST_F(CoordinatorDeath, AHolderThatDoesNothingIsFenced) {
+  start("shop");
+  const auto holder = attached_worker("shop");
+  const auto waiter = attached_worker("shop");
+  holder->line().say('l');
+  ASSERT_EQ(holder->line().hear(), 'l');
+  waiter->line().say('c');
+  EXPECT_EQ(waiter->line().hear(), 'c');
+  const int status = holder->wait_status();
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
 TEST_F(CoordinatorDeath, AStoppedCoordinatorIsReplaced) {

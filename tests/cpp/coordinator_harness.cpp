@@ -19,6 +19,7 @@
 
 #include "shm/arbiter.h"
 #include "shm/control_channel.h"
+#include "shm/journal.h"
 #include "shm/process.h"
 #include "worker/session.h"
 #include "worker/transaction.h"
@@ -60,6 +61,19 @@ void commit_once(worker::Session& session) {
   }
 }
 
+// As the arbiter does with a very large delta: one journalled store after another.
+void change_until_told(const shm::Space& space, const Peer::Line& line) {
+  shm::StepJournal journal(space);
+  journal.begin(shm::kNoVersion);
+  shm::Word& hint = space.writable().run_hint;
+  pollfd entry{line.fd(), POLLIN, 0};
+  while (::poll(&entry, 1, kStepMs) == 0) {
+    journal.set(hint, hint.load(std::memory_order_relaxed));
+  }
+  journal.end();
+  line.hear();
+}
+
 void obey(const std::string& name, const Peer::Line& line) {
   worker::Attachment attachment;
   try {
@@ -85,6 +99,14 @@ void obey(const std::string& name, const Peer::Line& line) {
         shm::Arbiter arbiter(session->space(), slot);
         line.say(arbiter.lock_for(kPatienceNs) ? 'l' : 'x');
         line.hear();
+        arbiter.unlock();
+        line.say('u');
+        break;
+      }
+      case 'w': {
+        shm::Arbiter arbiter(session->space(), slot);
+        line.say(arbiter.lock_for(kPatienceNs) ? 'l' : 'x');
+        change_until_told(session->space(), line);
         arbiter.unlock();
         line.say('u');
         break;

@@ -62,7 +62,8 @@ class Peer {
 };
 
 // A worker that attaches, says 'a' (or 'x' when it was refused), and then obeys: 'd' detach and say
-// 'd', 'c' commit one write and say 'c', 'l' take the arbitration lock, say 'l' and wait for ever,
+// 'd', 'c' commit one write and say 'c', 'l' take the arbitration lock, say 'l', let go of it when
+// told anything and say 'u', 'w' the same while it changes something under the lock all the time,
 // 'p' (after its pid was stopped and continued) say 'p', 'e' exec a program that waits.
 std::unique_ptr<Peer> attached_worker(const std::string& name);
 

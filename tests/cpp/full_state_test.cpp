@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -228,7 +229,7 @@ TEST_F(FullState, DeletesWaitForWhatAnotherHasOfTheReserve) {
   fill(*session);
   const std::uint32_t slot = world.admit(getpid());
   shm::Arbiter arbiter(world.space(), slot);
-  worker::Stock stock(world.space(), arbiter, [&arbiter] {
+  worker::Stock stock(world.space(), arbiter, [&arbiter](worker::OnSignal) {
     while (!arbiter.lock_for(1'000'000'000)) {
     }
   });
@@ -238,22 +239,31 @@ TEST_F(FullState, DeletesWaitForWhatAnotherHasOfTheReserve) {
       (header.extent_count.load() - header.reserve_at.load() - 10) * shm::kExtentBytes;
   const shm::Link lent = stock.take_run(much, worker::Use::kFreeing);
   EXPECT_TRUE(reserve().lent);
-  std::atomic<int> waits{0};
-  auto count_waits = [&](bool begins) {
-    if (!begins) return;
-    EXPECT_FALSE(reserve(slot).lent) << "it waits with something in hand";
-    ++waits;
-    waits.notify_one();
-  };
-  using CountWaits = decltype(count_waits);
-  const auto hook = [](bool begins, void* count) { (*static_cast<CountWaits*>(count))(begins); };
+  // The first wait is for the reserve; later ones may be for the lock, which this thread takes then.
+  struct Hook : worker::WaitHook {
+    void* before() noexcept override {
+      if (waits == 0) {
+        EXPECT_FALSE(lent()) << "it waits with something in hand";
+      }
+      ++waits;
+      waits.notify_one();
+      return nullptr;
+    }
+    void after(void*, bool) override {}
+
+    std::function<bool()> lent;
+    std::atomic<int> waits{0};
+  } hook;
+  hook.lent = [&] { return reserve(slot).lent; };
+  std::atomic<int>& waits = hook.waits;
+  session->set_wait_hook(&hook);
   const auto erase_some = [&](int from) {
     Transaction t(*session);
     t.begin(Isolation::kSerializable);
     for (int i = from; i < from + kDeletes; ++i) t.erase(t.entry(rows(t), key(name_of_key(i))));
-    EXPECT_EQ(t.commit(hook, &count_waits).status, CommitResult::Status::kCommitted);
+    EXPECT_EQ(t.commit().status, CommitResult::Status::kCommitted);
     EXPECT_GT(waits, 0) << "it found room elsewhere: the test tests nothing";
-    if (waits == 0) count_waits(true);
+    if (waits == 0) hook.before();
   };
   std::thread deleter([&] { erase_some(0); });
   waits.wait(0);
@@ -267,6 +277,7 @@ TEST_F(FullState, DeletesWaitForWhatAnotherHasOfTheReserve) {
   waits.wait(0);
   world.evict(slot);
   next.join();
+  session->set_wait_hook(nullptr);
 }
 
 TEST_F(FullState, DeletesTogetherWithAWrite) {

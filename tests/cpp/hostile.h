@@ -25,7 +25,7 @@ class Hostile {
       : world_(world),
         slot_(world.admit(getpid())),
         arbiter_(world.space(), slot_),
-        stock_(world.space(), arbiter_, [this] { lock(); }) {}
+        stock_(world.space(), arbiter_, [this](worker::OnSignal) { lock(); }) {}
   ~Hostile() { world_.evict(slot_); }
   Hostile(const Hostile&) = delete;
   Hostile& operator=(const Hostile&) = delete;

@@ -42,13 +42,13 @@ class ShmLock : public ::testing::Test {
 
 TEST_F(ShmLock, EachAcquisitionHasANumberAndAnOwner) {
   ArbitrationLock lock(world.space(), 5);
-  EXPECT_EQ(lock.owner_thread(), 0u);
+  EXPECT_EQ(lock_holder(header).thread_id, 0u);
   ASSERT_EQ(lock.try_acquire(), Acquired::kYes);
-  EXPECT_EQ(lock.owner_thread(), static_cast<std::uint32_t>(gettid()));
+  EXPECT_EQ(lock_holder(header).thread_id, static_cast<std::uint32_t>(gettid()));
   EXPECT_EQ(world.arbiter().holder().slot, 5u);
   const std::uint64_t sequence = world.arbiter().holder().sequence;
   lock.release();
-  EXPECT_EQ(lock.owner_thread(), 0u);
+  EXPECT_EQ(lock_holder(header).thread_id, 0u);
   ASSERT_EQ(lock.acquire_for(kLong), Acquired::kYes);
   EXPECT_NE(world.arbiter().holder().sequence, sequence);
   lock.release();
@@ -130,7 +130,7 @@ TEST_F(ShmLock, AStoppedOwnerMakesItTimeOut) {
   ASSERT_TRUE(WIFSTOPPED(status));
   EXPECT_FALSE(world.arbiter().try_lock());
   EXPECT_FALSE(world.arbiter().lock_for(kShort));
-  const shm::Arbiter::Holder holder = world.arbiter().holder();
+  const shm::LockHolder holder = world.arbiter().holder();
   EXPECT_EQ(holder.thread_id, static_cast<std::uint32_t>(pid));
   EXPECT_EQ(holder.slot, 7u);
   EXPECT_FALSE(world.arbiter().lock_for(kShort));

@@ -29,15 +29,21 @@ class ShmTurn : public ::testing::Test {
       t.put_int(at(t, {"b"}), 0);
     });
   }
+  struct Noting : worker::WaitHook {
+    explicit Noting(std::atomic<bool>& into) : waits(into) {}
+    void* before() noexcept override {
+      waits = true;
+      return nullptr;
+    }
+    void after(void*, bool) override {}
+    std::atomic<bool>& waits;
+  };
   // One blind write by `session`.
-  static Status write(Session& session, std::string_view name, std::atomic<bool>* waits = nullptr) {
+  static Status write(Session& session, std::string_view name) {
     Transaction t(session);
     t.begin(Isolation::kSerializable);
     t.put_int(at(t, {name}), 1);
-    const auto hook = [](bool before, void* context) {
-      if (before && context != nullptr) static_cast<std::atomic<bool>*>(context)->store(true);
-    };
-    return t.commit(hook, waits).status;
+    return t.commit().status;
   }
 
   World world{shm::kMinCapacityBytes};
@@ -58,8 +64,10 @@ TEST_F(ShmTurn, OthersWaitAndCommitRightAfter) {
   const std::uint64_t before = first->version();
   std::atomic<bool> waits{false};
   std::atomic<bool> over{false};
+  Noting hook(waits);
+  second->set_wait_hook(&hook);
   std::thread other([&] {
-    EXPECT_EQ(write(*second, "b", &waits), Status::kCommitted);
+    EXPECT_EQ(write(*second, "b"), Status::kCommitted);
     over = true;
   });
   // It has handed its delta in, tried to have it decided, and gone to sleep.
@@ -68,6 +76,7 @@ TEST_F(ShmTurn, OthersWaitAndCommitRightAfter) {
   EXPECT_EQ(first->version(), before);
   EXPECT_EQ(write(*first, "a"), Status::kCommitted);
   other.join();
+  second->set_wait_hook(nullptr);
   EXPECT_EQ(first->version(), before + 2);
 }
 

@@ -34,7 +34,7 @@ class WorkerStock : public ::testing::Test {
   World world{shm::kMinCapacityBytes};
   std::uint32_t slot = world.admit(getpid());
   shm::Arbiter arbiter{world.space(), slot};
-  Stock stock{world.space(), arbiter, [this] { lock(); }};
+  Stock stock{world.space(), arbiter, [this](worker::OnSignal) { lock(); }};
 };
 
 TEST_F(WorkerStock, EveryCellOnceAndNewEachTime) {
