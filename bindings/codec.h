@@ -34,7 +34,7 @@ class LeafEncoding {
 
   bool array_ = false;
   Ref head_;  // bytes: the pickle, or the array's dtype
-  bool dtype_pickled_ = false;
+  std::uint32_t array_flags_ = 0;
   std::vector<std::uint64_t> dimensions_;
   std::vector<Py_buffer> buffers_;  // released by the destructor
   std::uint64_t size_ = 0;

@@ -96,10 +96,16 @@ Ref proxy_of(const Ref& leaf, const Node& node, PyObject* key) {
   return make_leaf_proxy(reinterpret_cast<LeafObject*>(leaf.get()), node.owner, key, nullptr);
 }
 
+// A memoryview of shared memory, as an array is.
+bool is_read_only_memory(PyObject* object) {
+  return PyMemoryView_Check(object) && PyMemoryView_GET_BUFFER(object)->readonly != 0;
+}
+
 Ref give_out_in_snapshot(const Node& node, PyObject* key, const Found& found) {
   if (is_shared_array(found.value)) return array_view(node, key, found.value);
   Decoded decoded = decode(node, key, found.value, Purpose::kView);
   if (decoded.shape == Shape::kFrozen) return decoded.object;
+  if (is_read_only_memory(decoded.object.get())) return decoded.object;
   Ref holder = Ref::steal(reinterpret_cast<PyObject*>(new_leaf(node, key, found)));
   auto* leaf = reinterpret_cast<LeafObject*>(holder.get());
   leaf->shape = decoded.shape;
@@ -217,6 +223,13 @@ PyObject* leaf_content(LeafObject* leaf) {
   return leaf->shadow != nullptr ? leaf->shadow : leaf->content;
 }
 
+bool is_plain_container(PyObject* object) {
+  static Imported deque_type{"collections", "deque"};
+  return PyList_CheckExact(object) || PyDict_CheckExact(object) || PyTuple_CheckExact(object) ||
+         PyAnySet_CheckExact(object) || PyByteArray_CheckExact(object) ||
+         reinterpret_cast<PyObject*>(Py_TYPE(object)) == deque_type.get();
+}
+
 PyObject* leaf_shadow(LeafObject* leaf) {
   if (leaf->shadow == nullptr) {
     leaf->shadow = decode_private(leaf->value.bytes(), leaf_path(leaf).get()).release();
@@ -274,7 +287,8 @@ int leaf_traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(leaf->context);
   Py_VISIT(leaf->parent);
   Py_VISIT(leaf->key);
-  Py_VISIT(leaf->content);
+  // Not `content`: it is shared with other transactions and must not be reached through
+  // gc.get_referents(). It is plain data that refers to nothing of ours, so no cycle is missed.
   Py_VISIT(leaf->shadow);
   return 0;
 }
