@@ -346,8 +346,9 @@ void LeafEncoding::write(char* to) const {
 }
 
 bool LeafEncoding::same(const LeafEncoding& other) const {
-  if (array_ != other.array_ || array_flags_ != other.array_flags_ || size_ != other.size_ || dimensions_ != other.dimensions_ ||
-      pickled() != other.pickled() || buffers_.size() != other.buffers_.size()) {
+  if (array_ != other.array_ || array_flags_ != other.array_flags_ || size_ != other.size_ ||
+      dimensions_ != other.dimensions_ || pickled() != other.pickled() ||
+      buffers_.size() != other.buffers_.size()) {
     return false;
   }
   for (std::size_t i = 0; i < buffers_.size(); ++i) {
@@ -356,6 +357,20 @@ bool LeafEncoding::same(const LeafEncoding& other) const {
     if (size != 0 && std::memcmp(buffers_[i].buf, other.buffers_[i].buf, size) != 0) return false;
   }
   return true;
+}
+
+Ref LeafEncoding::fingerprint() const {
+  std::string text(pickled());
+  for (const Py_buffer& buffer : buffers_) {
+    auto size = static_cast<std::size_t>(buffer.len);
+    text.append(reinterpret_cast<const char*>(&size), sizeof size);
+    if (buffer.readonly != 0) {
+      text.append(reinterpret_cast<const char*>(&buffer.buf), sizeof buffer.buf);
+    } else {
+      text.append(static_cast<const char*>(buffer.buf), size);
+    }
+  }
+  return Ref::check(PyBytes_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size())));
 }
 
 LeafForm leaf_form(std::string_view leaf) {

@@ -24,6 +24,9 @@ class LeafEncoding {
   void write(char* to) const;
   // Byte for byte the same encoding.
   bool same(const LeafEncoding& other) const;
+  // Bytes that are equal as long as nothing in the value has changed in place. Large read-only
+  // buffers, which cannot change, are not copied into it.
+  Ref fingerprint() const;
   // The encoding as bytes.
   std::string_view pickled() const;
   bool has_buffers() const { return !buffers_.empty(); }

@@ -392,13 +392,9 @@ PyObject* copy_method(PyObject* self, PyObject*) {
   });
 }
 
-PyObject* encode_shadow(LeafObject* leaf) {
+PyObject* shadow_fingerprint(LeafObject* leaf) {
   try {
-    LeafEncoding encoding(leaf_shadow(leaf));
-    Ref bytes =
-        Ref::check(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(encoding.size())));
-    encoding.write(PyBytes_AS_STRING(bytes.get()));
-    return bytes.release();
+    return LeafEncoding(leaf_shadow(leaf)).fingerprint().release();
   } catch (const PythonError&) {
     raise_encode_error(leaf);
   }
@@ -407,7 +403,7 @@ PyObject* encode_shadow(LeafObject* leaf) {
 PyObject* remember_method(PyObject* self, PyObject*) {
   return guarded([&] {
     LeafObject* leaf = usable(self);
-    if (leaf->baseline == nullptr) leaf->baseline = encode_shadow(leaf);
+    if (leaf->baseline == nullptr) leaf->baseline = shadow_fingerprint(leaf);
     return Ref::borrow(Py_None).release();
   });
 }
@@ -415,7 +411,7 @@ PyObject* remember_method(PyObject* self, PyObject*) {
 PyObject* restore_method(PyObject* self, PyObject*) {
   return guarded([&] {
     LeafObject* leaf = usable(self);
-    Ref now = Ref::steal(encode_shadow(leaf));
+    Ref now = Ref::steal(shadow_fingerprint(leaf));
     int equal = PyObject_RichCompareBool(now.get(), leaf->baseline, Py_EQ);
     check(equal);
     if (equal == 0) {

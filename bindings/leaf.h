@@ -19,7 +19,7 @@ struct LeafObject {
   PyObject* key;
   PyObject* content;   // decoded, shared: must not be changed; or null
   PyObject* shadow;    // private; or null
-  PyObject* baseline;  // bytes: what the shadow was encoded as, in snapshots; or null
+  PyObject* baseline;  // bytes: the shadow's fingerprint, in snapshots; or null
   Shape shape;
   bool array;    // the array form
   bool dirty;    // the shadow was changed

@@ -94,8 +94,8 @@ PyObject* next(PyObject* self) {
     }
     Py_ssize_t index = iterator->index++;
     if (is_frozen(item.get())) return item.release();
-    Ref key = iterator->inner == nullptr ? Ref::check(PyLong_FromSsize_t(index))
-                                         : Ref::borrow(Py_None);
+    Ref key =
+        iterator->inner == nullptr ? Ref::check(PyLong_FromSsize_t(index)) : Ref::borrow(Py_None);
     return call(give_part.get(), proxy.get(), reinterpret_cast<PyObject*>(parts->leaf), item.get(),
                 key.get())
         .release();

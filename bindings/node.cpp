@@ -129,9 +129,10 @@ Ref get_item(const Node& node, PyObject* key) {
   return found.absent() ? Ref() : give_out(node, key, found);
 }
 
-void check_writable(const Node& node) {
+void check_writable(const Node& node, PyObject* key) {
   if (!node.writable()) {
     Ref path = path_of(node.owner);
+    if (key != nullptr) path = path_below(path.get(), key);
     raise_at(ErrorClass::kReadOnly, path.get(), false,
              "%U cannot be written through a snapshot; use engine.transaction() or engine.run(fn)",
              path_text(path.get()).get());
@@ -145,7 +146,7 @@ void check_writable(const Node& node) {
 }
 
 void set_item(const Node& node, PyObject* key, PyObject* value) {
-  check_writable(node);
+  check_writable(node, key);
   EncodedKey encoded(key, node.owner);
   worker::Transaction& transaction = transaction_of(node.context);
   if (!is_proxy(value)) {
@@ -167,7 +168,7 @@ void set_item(const Node& node, PyObject* key, PyObject* value) {
 }
 
 bool delete_item(const Node& node, PyObject* key) {
-  check_writable(node);
+  check_writable(node, key);
   EncodedKey encoded(key, node.owner);
   Found found = look_up(node, encoded);
   if (found.absent()) return false;

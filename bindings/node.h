@@ -51,7 +51,7 @@ Ref to_plain(const Node& node, int depth = 0);
 Ref value_to_plain(const Node& node, PyObject* key, const Found& found, int depth);
 
 // Raises unless writes are allowed here and the node is still part of the state.
-void check_writable(const Node& node);
+void check_writable(const Node& node, PyObject* key = nullptr);
 
 [[noreturn]] void raise_missing(const Node& node, PyObject* key, bool as_attribute);
 

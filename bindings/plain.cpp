@@ -90,8 +90,8 @@ Ref plain_result(PyObject* object) {
   if (object == Py_None || PyLong_CheckExact(object)) return Ref::borrow(object);
   if (is_proxy(object) || Py_TYPE(object) == context_type) return plain(object);
   // Containers that the function made of what it has read, such as list(ctx.rows).
-  bool container = PyTuple_CheckExact(object) || PyList_CheckExact(object) ||
-                   PyDict_CheckExact(object);
+  bool container =
+      PyTuple_CheckExact(object) || PyList_CheckExact(object) || PyDict_CheckExact(object);
   return container ? plain(object) : Ref::borrow(object);
 }
 

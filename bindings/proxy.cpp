@@ -150,8 +150,8 @@ PyObject* frozen_item(PyObject* self, PyObject* key) {
     if (!PyUnicode_CheckExact(key) && !PyLong_CheckExact(key)) return nullptr;
     item = PyDict_GetItemWithError(container, key);
     if (item == nullptr && PyErr_Occurred() != nullptr) throw PythonError{};
-  } else if (PyLong_CheckExact(key) && (PyList_CheckExact(container) ||
-                                        PyTuple_CheckExact(container))) {
+  } else if (PyLong_CheckExact(key) &&
+             (PyList_CheckExact(container) || PyTuple_CheckExact(container))) {
     Py_ssize_t index = PyLong_AsSsize_t(key);
     if (index == -1 && PyErr_Occurred() != nullptr) PyErr_Clear();
     Py_ssize_t size = PySequence_Fast_GET_SIZE(container);

@@ -146,7 +146,7 @@ def _give(
         return give_result(proxy, leaf, target, value, key)
     if value.flags.writeable or not numpy.may_share_memory(value, array):
         return value  # a copy: it belongs to the caller
-    if not leaf.writable:
+    if not leaf.writable and not value.dtype.hasobject:
         return value
     return leaf.proxy(proxy, key, _below(target, step))
 
@@ -411,9 +411,7 @@ def _copies(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
     return bool(args[1] if len(args) > 1 else named.get("copy", True))
 
 
-def _output(
-    function: Any, args: tuple[Any, ...], named: dict[str, Any]
-) -> tuple[Any, int | None]:
+def _output(function: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, int | None]:
     """What was given for `out`, and as which positional argument."""
     if "out" in named or not any(_theus.is_proxy(value) for value in args[1:]):
         return named.get("out"), None

@@ -70,17 +70,8 @@ def get_attribute(proxy: Any, leaf: Any, target: Any, name: str) -> Any:
         return give(proxy, leaf, value, name)
     if type(class_attribute(type(obj), name)) is types.FunctionType:
         return Method(proxy, leaf, target, name)
-    if leaf.writable:
-        leaf.expose()
-    obj = current(leaf, target)
-    try:
-        value = getattr(obj, name)
-    except BaseException as error:
-        note(error, leaf, f"reading .{name} of")
-        raise
-    if isinstance(value, _BOUND):
-        return Method(proxy, leaf, target, name)
-    return give_result(proxy, leaf, target, value, name)
+    value = run(proxy, leaf, target, lambda real: getattr(real, name), name, raising=False)
+    return Method(proxy, leaf, target, name) if isinstance(value, _BOUND) else value
 
 
 def set_attribute(proxy: Any, leaf: Any, target: Any, name: str, value: Any) -> None:

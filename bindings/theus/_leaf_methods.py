@@ -104,17 +104,22 @@ def _referents(value: Any) -> list[Any]:
     return gc.get_referents(value)
 
 
-def reachable(root: Any, target: Any) -> bool:
-    """Whether `target` is `root` or somewhere inside of it. Walks all of it at worst."""
-    if root is target:
-        return True
-    seen = {id(root)}
+_NOTHING = object()
+
+
+def everything_in(root: Any, wanted: Any = _NOTHING) -> dict[int, Any]:
+    """All objects in `root` by their id, itself included; or those found before `wanted`, and it.
+    Walks all of it at worst."""
+    found = {id(root): root}
     waiting = [root]
-    while waiting:
+    while waiting and id(wanted) not in found:
         for item in _referents(waiting.pop()):
-            if item is target:
-                return True
-            if id(item) not in seen and not isinstance(item, _OUTSIDE):
-                seen.add(id(item))
+            if id(item) not in found and (item is wanted or not isinstance(item, _OUTSIDE)):
+                found[id(item)] = item
                 waiting.append(item)
-    return False
+    return found
+
+
+def reachable(root: Any, target: Any) -> bool:
+    """Whether `target` is `root` or somewhere inside of it."""
+    return id(target) in everything_in(root, target)

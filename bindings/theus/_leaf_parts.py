@@ -154,7 +154,7 @@ def give(proxy: Any, leaf: Any, value: Any, key: Any = None) -> Any:
     """A part of the leaf, or a frozen value, for the program."""
     if _is_frozen(value):
         return value
-    if _theus.is_array(value) and not leaf.writable:
+    if _theus.is_array(value) and not leaf.writable and not value.dtype.hasobject:
         return _array.read_only(value)
     return leaf.proxy(proxy, key, value)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import collections
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from theus import _theus
-from theus._leaf_methods import reachable
+from theus._leaf_methods import everything_in, reachable
 from theus._leaf_parts import copy_value, current, give
 from theus.errors import ReadOnlyError, TheusError
 
 _is_frozen = _theus.is_frozen
-_COPIED = (list, tuple, dict, set, frozenset, collections.deque)
+_CONTAINERS = (list, dict, collections.deque, collections.UserList, collections.UserDict)
 
 
 def note(error: BaseException, leaf: Any, what: str) -> None:
@@ -71,13 +72,42 @@ def give_result(proxy: Any, leaf: Any, target: Any, value: Any, key: Any = None)
         return value
     if value is current(leaf, target):
         return proxy
-    if not reachable(leaf.shadow, value):
-        if type(value) in _COPIED:
-            # New, but it may have parts of the leaf inside.
-            return value if leaf.writable else copy_value(proxy, value)
-        if leaf.writable or not reachable(value, current(leaf, target)):
-            return value
-        # Something that acts on the object, such as a data frame's `loc`: a write through it is a
-        # write to the snapshot, which the proxy refuses.
-        return leaf.proxy(proxy, key, value)
-    return give(proxy, leaf, value, key)
+    if not leaf.writable:
+        return _give_read_only(proxy, leaf, target, value, key)
+    # A new object may have parts of the leaf inside: what is changed there is found at commit.
+    return give(proxy, leaf, value, key) if reachable(leaf.shadow, value) else value
+
+
+def _give_read_only(proxy: Any, leaf: Any, target: Any, value: Any, key: Any) -> Any:
+    """In a snapshot, a write to a part of the leaf has to be refused wherever it is found."""
+    inside = everything_in(leaf.shadow)
+    container = current(leaf, target)
+
+    def show(item: Any, place: Any) -> Any:
+        if _is_frozen(item):
+            return item
+        if id(item) in inside:
+            return give(proxy, leaf, item, place)
+        kind = type(item)
+        if kind in (list, tuple, collections.deque):
+            items = [show(inner, number) for number, inner in enumerate(item)]
+            return kind(items)
+        if kind is dict:
+            return {name: show(inner, name) for name, inner in item.items()}
+        if kind in (set, frozenset):
+            return copy_value(proxy, item)
+        if "numpy" in sys.modules and isinstance(item, sys.modules["numpy"].ndarray):
+            if item.base is not None:
+                item.flags.writeable = False  # a view, made just now
+            return item
+        if "numpy" in sys.modules and isinstance(item, sys.modules["numpy"].void):
+            return leaf.proxy(proxy, place, item)  # a row, which is a view, too
+        # Something that acts on the object, such as a data frame's `loc`, a generator or a view, or
+        # a container with parts of it: what is done through it is done to the snapshot.
+        holds = isinstance(item, _CONTAINERS) and not inside.keys().isdisjoint(everything_in(item))
+        return leaf.proxy(proxy, place, item) if holds or reachable(item, container) else item
+
+    try:
+        return show(value, key)
+    except RecursionError:  # a new container that holds itself
+        return copy_value(proxy, value)
