@@ -46,6 +46,7 @@ constexpr std::uint32_t kFortranOrder = 2;
 
 Imported pickle_dumps{"_pickle", "dumps"};
 Imported pickle_loads{"_pickle", "loads"};
+Imported torch_dumps{"theus._torch", "dumps"};
 Imported array_type{"numpy", "ndarray"};
 Imported make_dtype{"numpy", "dtype"};
 Imported make_array{"numpy", "array"};
@@ -74,7 +75,15 @@ bool is_true(PyObject* object) {
   return result == 1;
 }
 
+// Tensors have a pickling of their own, but only programs that use PyTorch have tensors.
+bool torch_is_imported() {
+  static PyObject* name = PyUnicode_InternFromString("torch");
+  if (name == nullptr) throw PythonError{};
+  return PyDict_GetItemWithError(PyImport_GetModuleDict(), name) != nullptr;
+}
+
 Ref dump(PyObject* value, PyObject* buffer_callback) {
+  if (torch_is_imported()) return call(torch_dumps.get(), value, buffer_callback);
   static PyObject* names = Py_BuildValue("(ss)", "fix_imports", "buffer_callback");
   static PyObject* protocol = PyLong_FromLong(5);
   if (names == nullptr || protocol == nullptr) throw PythonError{};

@@ -1,6 +1,7 @@
 #include "bindings/proxy.h"
 
 #include <array>
+#include <cstring>
 #include <vector>
 
 #include "bindings/errors.h"
@@ -51,6 +52,7 @@ Imported leaf_repr{"theus._repr", "leaf_repr"};
 Imported ended_repr{"theus._repr", "ended_repr"};
 Imported array_function{"theus._array", "array_function"};
 Imported array_ufunc{"theus._array", "array_ufunc"};
+Imported torch_function{"theus._torch", "torch_function"};
 Imported as_numpy{"numpy", "asarray"};
 Imported array_type{"numpy", "ndarray"};
 Imported array_part{"theus._array", "ArrayPart"};
@@ -305,6 +307,15 @@ PyObject* string(PyObject* self) {
   return guarded([&] { return on_leaf(LeafOperation::kString, self).release(); });
 }
 
+// PyTorch's C++ asks isinstance(), which __class__ answers, and then takes the object apart as if
+// it were a tensor of its own: there the proxy has to say what it is.
+bool is_taken_apart(PyTypeObject* type) {
+  for (PyTypeObject* base = type; base != nullptr; base = base->tp_base) {
+    if (std::strncmp(base->tp_name, "torch._C.", 9) == 0) return true;
+  }
+  return false;
+}
+
 PyObject* get_class(PyObject* self, void*) {
   return guarded([&]() -> PyObject* {
     const ProxyObject* proxy = as_proxy(self);
@@ -321,6 +332,7 @@ PyObject* get_class(PyObject* self, void*) {
     } else if (PyObject* content = leaf_content(proxy->leaf)) {
       type = Py_TYPE(content);
     }
+    if (is_taken_apart(type)) type = Py_TYPE(self);
     return Ref::borrow(reinterpret_cast<PyObject*>(type)).release();
   });
 }
@@ -424,6 +436,11 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
   });
 }
 
+PyObject* dispatch_torch(PyObject*, PyObject* arguments, PyObject* names) {
+  return guarded(
+      [&] { return Ref::check(PyObject_Call(torch_function.get(), arguments, names)).release(); });
+}
+
 PyObject* to_bytes(PyObject* self, PyObject*) {
   return guarded([&] {
     Ref object = plain(self);
@@ -447,6 +464,8 @@ PyMethodDef common_methods[] = {
     {"__array__", named(to_array), METH_VARARGS | METH_KEYWORDS, nullptr},
     {"__array_ufunc__", named(dispatch_ufunc), METH_VARARGS | METH_KEYWORDS, nullptr},
     {"__array_function__", fast(dispatch_function), METH_FASTCALL, nullptr},
+    {"__torch_function__", named(dispatch_torch), METH_CLASS | METH_VARARGS | METH_KEYWORDS,
+     nullptr},
     {"__bytes__", to_bytes, METH_NOARGS, nullptr},
     {"__format__", format, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -7,7 +7,7 @@ import operator
 from typing import Any
 
 from theus import _theus, _views
-from theus._leaf_methods import READS, RUNNING, WRITES
+from theus._leaf_methods import RUNNING, WRITES
 from theus._leaf_parts import (
     adopt,
     copy_value,

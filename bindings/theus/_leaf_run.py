@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from theus import _theus
+from theus import _theus, _torch
 from theus._leaf_methods import everything_in, reachable
 from theus._leaf_parts import copy_value, current, give
 from theus.errors import ReadOnlyError, TheusError
@@ -89,6 +89,9 @@ def _give_read_only(proxy: Any, leaf: Any, target: Any, value: Any, key: Any) ->
         if id(item) in inside:
             return give(proxy, leaf, item, place)
         kind = type(item)
+        view = _torch.shares_memory(item, inside.values())
+        if view is not None:
+            return leaf.proxy(proxy, place, item) if view else item
         if kind in (list, tuple, collections.deque):
             items = [show(inner, number) for number, inner in enumerate(item)]
             return kind(items)
