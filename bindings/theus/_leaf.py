@@ -37,6 +37,7 @@ from theus._leaf_parts import (
     is_builtin,
     plain_attribute,
     plain_copy,
+    runs_code,
     unwrap,
 )
 from theus._leaf_run import give_result, note, run
@@ -193,7 +194,7 @@ def contains(proxy: Any, leaf: Any, target: Any, item: Any) -> Any:
         return _array.plain(item) in _array.operand(leaf, target)
     obj = current(leaf, target)
     item = unwrap(leaf, item)
-    if is_builtin(obj) and not leaf.is_object:
+    if is_builtin(obj) and not runs_code(leaf, obj):
         return item in obj
     return run(proxy, leaf, target, lambda real: item in real)
 

@@ -15,6 +15,7 @@ from theus._leaf_parts import (
     ensure_attached,
     exposed,
     give,
+    runs_code,
     unwrap,
 )
 from theus._leaf_run import run
@@ -62,7 +63,7 @@ class BuiltinMethod(Method):
         if name == "get":
             return _get(proxy, leaf, target, *args, **named)
         call = operator.methodcaller(name, *args, **named)
-        if leaf.is_object or name in RUNNING:
+        if name in RUNNING or runs_code(leaf, obj):
             return run(proxy, leaf, target, call)
         result = call(obj)
         return result if _is_frozen(result) else copy_value(proxy, result)

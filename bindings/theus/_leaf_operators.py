@@ -19,6 +19,7 @@ from theus._leaf_parts import (
     is_array,
     is_builtin,
     plain_copy,
+    runs_code,
     unwrap,
 )
 from theus._leaf_run import run
@@ -38,7 +39,7 @@ def compare(proxy: Any, leaf: Any, target: Any, other: Any, name: str) -> Any:
         return operation(_array.operand(leaf, target), _array.plain(other))
     obj = current(leaf, target)
     other = unwrap(leaf, other)
-    if not is_builtin(obj) or leaf.is_object:
+    if not is_builtin(obj) or runs_code(leaf, obj):
         return run(proxy, leaf, target, lambda real: operation(real, other))
     # A class that compares itself with lists could keep what it is shown: it gets a copy.
     if type(other) not in READS and not _is_frozen(other):
@@ -133,6 +134,6 @@ def _apply(proxy: Any, leaf: Any, target: Any, function: Any) -> Any:
     if is_array(leaf, target):
         return function(_array.operand(leaf, target))
     obj = current(leaf, target)
-    if is_builtin(obj) and not leaf.is_object:
+    if is_builtin(obj) and not runs_code(leaf, obj):
         return function(obj)
     return run(proxy, leaf, target, function)

@@ -31,6 +31,11 @@ def is_builtin(obj: Any) -> bool:
     return type(obj) in READS
 
 
+def runs_code(leaf: Any, obj: Any) -> bool:
+    """Whether to compare or to print a built-in container runs code of unknown classes."""
+    return leaf.is_object and _theus.classify(obj) == "object"
+
+
 # --------------------------------------------------------------------- what goes in
 
 
