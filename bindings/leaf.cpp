@@ -239,7 +239,8 @@ PyObject* leaf_shadow(LeafObject* leaf) {
 }
 
 bool is_attached(const LeafObject* leaf) {
-  return leaf->entry != nullptr && leaf->entry->user == leaf && !leaf->entry->mapping->detached &&
+  return leaf->entry != nullptr && leaf->entry->user == leaf &&
+         !is_detached(leaf->entry->mapping) &&
          leaf->entry->value.kind == worker::Value::Kind::kLeaf;
 }
 
@@ -295,7 +296,7 @@ int leaf_traverse(PyObject* self, visitproc visit, void* arg) {
 
 int leaf_clear(PyObject* self) {
   LeafObject* leaf = as_leaf(self);
-  if (is_attached(leaf)) leaf->entry->user = nullptr;
+  if (leaf->entry != nullptr && leaf->entry->user == leaf) leaf->entry->user = nullptr;
   leaf->entry = nullptr;
   Py_CLEAR(leaf->context);
   Py_CLEAR(leaf->parent);

@@ -97,7 +97,7 @@ def inplace(proxy: Any, leaf: Any, target: Any, name: str, other: Any) -> Any:
     ensure_attached(proxy, leaf, target)
     if kind in (list, collections.deque) and name == "iadd":
         other = [adopt(proxy, leaf, item) for item in other]
-    elif kind is dict:
+    elif kind is dict and name == "ior":
         other = {key: adopt(proxy, leaf, item) for key, item in as_items((other,), {})}
     elif kind in READS:
         other = copy_value(proxy, _theus.plain(other))

@@ -9,7 +9,7 @@ from typing import Any
 
 from theus import _theus, _torch
 from theus._leaf_methods import everything_in, reachable
-from theus._leaf_parts import copy_value, current, give
+from theus._leaf_parts import copy_value, current, ensure_attached, give
 from theus.errors import ReadOnlyError, TheusError
 
 _is_frozen = _theus.is_frozen
@@ -42,7 +42,7 @@ def run(
     if leaf.writable:
         leaf.expose()
         try:
-            result = function(current(leaf, target))
+            result = _call(proxy, leaf, target, function)
         except BaseException as error:
             note(error, leaf, "using")
             raise
@@ -64,6 +64,20 @@ def run(
         failure.path = path
         raise failure
     return result
+
+
+def _call(proxy: Any, leaf: Any, target: Any, function: Callable[[Any], Any]) -> Any:
+    """In a transaction: what is no part of the state any more may be read, and not be changed."""
+    obj = current(leaf, target)
+    try:
+        ensure_attached(proxy, leaf, target)
+    except TheusError:
+        before = _theus.encode_leaf(obj)
+        result = function(obj)
+        if _theus.encode_leaf(obj) != before:
+            raise
+        return result
+    return function(obj)
 
 
 def give_result(proxy: Any, leaf: Any, target: Any, value: Any, key: Any = None) -> Any:

@@ -485,13 +485,16 @@ class Giving(RuleBasedStateMachine):
         operations = OPERATIONS[type(part.plain)]
         operation = operations[number % len(operations)]
         attached = holds(self.model, part.plain)
+        seen = canonical(theus.plain(part.proxy))
         try:
             real = outcome(operation, part.proxy, given)
         except theus.TheusError as error:
             assert "replaced or removed" in str(error) and not attached
             return part
         if not attached:
-            return part  # what it was is still read; a write would have raised
+            # What it was is still read; a write would have raised.
+            assert canonical(theus.plain(part.proxy)) == seen
+            return part
         assert real == outcome(operation, part.plain, given)
         assert canonical(theus.plain(part.proxy)) == canonical(part.plain)
         return part
@@ -560,7 +563,7 @@ def test_transactions_do_what_plain_objects_do(shared: tuple[theus.Engine, Worke
     Machine.TestCase.__name__ = "Machine"
     profile = settings(
         derandomize=not examples,
-        max_examples=examples or 60,
+        max_examples=examples or 200,
         stateful_step_count=40,
         deadline=None,
         database=None,

@@ -182,6 +182,37 @@ def test_a_deep_part_is_found_on_its_way(engine: theus.Engine) -> None:
         assert list(inner) == [1]
 
 
+def test_a_method_of_a_removed_part_may_only_read(engine: theus.Engine) -> None:
+    engine.update({"l": [Point(1, 2)], "p": Point(3, 4)})
+    with engine.transaction() as ctx:
+        part, whole = ctx.l[0], ctx.p
+        ctx.l.clear()
+        ctx.p = 5
+        for removed in (part, whole):
+            assert removed.x in (1, 3) and f"{removed}"
+            with pytest.raises(theus.TheusError, match="replaced or removed"):
+                removed.swap()
+
+
+def test_what_lies_deep_inside_of_a_replaced_mapping(engine: theus.Engine) -> None:
+    engine.write("m", {"n": {"o": {"leaf": [1], "k": 1}}})
+    with engine.transaction() as ctx:
+        node, leaf = ctx.m.n.o, ctx.m.n.o.leaf
+        leaf.append(2)
+        ctx.m = {}
+        for write in (
+            lambda: leaf.append(3),
+            lambda: node.update({"x": {}}, y=1),
+            lambda: node.pop("k"),
+            lambda: ctx.transaction.get_shadow(leaf),
+        ):
+            with pytest.raises(theus.TheusError, match=r"^m\.n\.o.* was replaced or removed"):
+                write()
+        assert list(leaf) == [1, 2] and node.k == 1
+        assert ctx.transaction.pending_data.keys() == {"m"}
+    assert engine.state.to_dict() == {"m": {}}
+
+
 def test_functions_may_return_containers_of_proxies(engine: theus.Engine) -> None:
     engine.update({"l": [[1], {"a": [2]}], "m": {"n": {"k": [1]}}})
     assert engine.run(lambda ctx: list(ctx.l)) == [[1], {"a": [2]}]
