@@ -38,15 +38,19 @@ struct ArrayHeader {
   std::uint64_t data_offset;
   std::uint64_t data_bytes;
   std::uint32_t dtype_bytes;
-  std::uint32_t dtype_pickled;
+  std::uint32_t flags;
 };
 static_assert(sizeof(ArrayHeader) == 32);
+constexpr std::uint32_t kDtypePickled = 1;
+constexpr std::uint32_t kFortranOrder = 2;
 
 Imported pickle_dumps{"_pickle", "dumps"};
 Imported pickle_loads{"_pickle", "loads"};
+Imported torch_dumps{"theus._torch", "dumps"};
 Imported array_type{"numpy", "ndarray"};
 Imported make_dtype{"numpy", "dtype"};
 Imported make_array{"numpy", "array"};
+Imported portable_memory{"theus._memory", "Portable"};
 
 thread_local int encoding_depth = 0;
 
@@ -71,7 +75,15 @@ bool is_true(PyObject* object) {
   return result == 1;
 }
 
+// Tensors have a pickling of their own, but only programs that use PyTorch have tensors.
+bool torch_is_imported() {
+  static PyObject* name = PyUnicode_InternFromString("torch");
+  if (name == nullptr) throw PythonError{};
+  return PyDict_GetItemWithError(PyImport_GetModuleDict(), name) != nullptr;
+}
+
 Ref dump(PyObject* value, PyObject* buffer_callback) {
+  if (torch_is_imported()) return call(torch_dumps.get(), value, buffer_callback);
   static PyObject* names = Py_BuildValue("(ss)", "fix_imports", "buffer_callback");
   static PyObject* protocol = PyLong_FromLong(5);
   if (names == nullptr || protocol == nullptr) throw PythonError{};
@@ -130,6 +142,7 @@ std::string_view part(std::string_view leaf, std::uint64_t offset, std::uint64_t
 struct ArrayParts {
   Ref shape;
   Ref dtype;
+  Ref order;
   std::string_view data;
 };
 
@@ -157,7 +170,8 @@ ArrayParts read_array(std::string_view leaf) {
   std::string_view dtype = part(leaf, after_shape, header.dtype_bytes, after_shape);
   ArrayParts parts;
   parts.data = part(leaf, header.data_offset, header.data_bytes, after_shape + header.dtype_bytes);
-  parts.dtype = load_dtype(dtype, header.dtype_pickled != 0);
+  parts.dtype = load_dtype(dtype, (header.flags & kDtypePickled) != 0);
+  parts.order = interned((header.flags & kFortranOrder) != 0 ? "F" : "C");
   parts.shape = Ref::check(PyTuple_New(header.dimensions));
   for (std::uint32_t i = 0; i < header.dimensions; ++i) {
     std::uint64_t size = 0;
@@ -220,6 +234,8 @@ LeafEncoding::LeafEncoding(PyObject* value) {
   try {
     if (fits_array_codec(value)) {
       measure_array(value);
+    } else if (PyMemoryView_Check(value)) {
+      measure_pickle(call(portable_memory.get(), value).get());
     } else {
       measure_pickle(value);
     }
@@ -232,7 +248,7 @@ LeafEncoding::LeafEncoding(PyObject* value) {
 LeafEncoding::LeafEncoding(LeafEncoding&& other) noexcept
     : array_(other.array_),
       head_(std::move(other.head_)),
-      dtype_pickled_(other.dtype_pickled_),
+      array_flags_(other.array_flags_),
       dimensions_(std::move(other.dimensions_)),
       buffers_(std::move(other.buffers_)),
       size_(other.size_) {
@@ -251,14 +267,20 @@ void LeafEncoding::measure_array(PyObject* array) {
   }
   Ref flags = attribute(array, "flags");
   Ref source = Ref::borrow(array);
-  if (!is_true(attribute(flags.get(), "c_contiguous").get())) {
+  bool pickled = false;
+  head_ = describe_dtype(attribute(array, "dtype").get(), &pickled);
+  if (pickled) array_flags_ |= kDtypePickled;
+  bool in_c_order = is_true(attribute(flags.get(), "c_contiguous").get());
+  if (!in_c_order && is_true(attribute(flags.get(), "f_contiguous").get())) {
+    array_flags_ |= kFortranOrder;
+    source = attribute(array, "T");  // the same bytes, contiguous in C order
+  } else if (!in_c_order) {
     // Strided: its elements are gathered in C order first.
     static PyObject* names = Py_BuildValue("(s)", "order");
     Ref order = interned("C");
     PyObject* arguments[] = {array, order.get()};
     source = Ref::check(PyObject_Vectorcall(make_array.get(), arguments, 1, names));
   }
-  head_ = describe_dtype(attribute(array, "dtype").get(), &dtype_pickled_);
   Py_buffer buffer;
   check(PyObject_GetBuffer(source.get(), &buffer, PyBUF_SIMPLE));
   buffers_.push_back(buffer);
@@ -306,7 +328,7 @@ void LeafEncoding::write(char* to) const {
                           aligned(before),
                           static_cast<std::uint64_t>(buffers_[0].len),
                           static_cast<std::uint32_t>(head.size()),
-                          dtype_pickled_ ? 1u : 0u};
+                          array_flags_};
     put(&header, sizeof header);
     put(dimensions_.data(), dimensions_.size() * 8);
     put(head.data(), head.size());
@@ -333,8 +355,9 @@ void LeafEncoding::write(char* to) const {
 }
 
 bool LeafEncoding::same(const LeafEncoding& other) const {
-  if (array_ != other.array_ || size_ != other.size_ || dimensions_ != other.dimensions_ ||
-      pickled() != other.pickled() || buffers_.size() != other.buffers_.size()) {
+  if (array_ != other.array_ || array_flags_ != other.array_flags_ || size_ != other.size_ ||
+      dimensions_ != other.dimensions_ || pickled() != other.pickled() ||
+      buffers_.size() != other.buffers_.size()) {
     return false;
   }
   for (std::size_t i = 0; i < buffers_.size(); ++i) {
@@ -343,6 +366,20 @@ bool LeafEncoding::same(const LeafEncoding& other) const {
     if (size != 0 && std::memcmp(buffers_[i].buf, other.buffers_[i].buf, size) != 0) return false;
   }
   return true;
+}
+
+Ref LeafEncoding::fingerprint() const {
+  std::string text(pickled());
+  for (const Py_buffer& buffer : buffers_) {
+    auto size = static_cast<std::size_t>(buffer.len);
+    text.append(reinterpret_cast<const char*>(&size), sizeof size);
+    if (buffer.readonly != 0) {
+      text.append(reinterpret_cast<const char*>(&buffer.buf), sizeof buffer.buf);
+    } else {
+      text.append(static_cast<const char*>(buffer.buf), size);
+    }
+  }
+  return Ref::check(PyBytes_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size())));
 }
 
 LeafForm leaf_form(std::string_view leaf) {
@@ -362,15 +399,18 @@ Ref decode_shared(std::string_view leaf, PyObject* keeper, PyObject* path) {
   if (leaf_form(leaf) == LeafForm::kPickle) return decode_pickle(leaf, keeper, path);
   ArrayParts parts = read_array(leaf);
   Ref offset = Ref::check(PyLong_FromSsize_t(parts.data.data() - leaf.data()));
-  return call(array_type.get(), parts.shape.get(), parts.dtype.get(), keeper, offset.get());
+  return call(array_type.get(), parts.shape.get(), parts.dtype.get(), keeper, offset.get(), Py_None,
+              parts.order.get());
 }
 
 Ref decode_private(std::string_view leaf, PyObject* path) {
   if (leaf_form(leaf) == LeafForm::kPickle) return decode_pickle(leaf, nullptr, path);
   ArrayParts parts = read_array(leaf);
-  Ref array = call(array_type.get(), parts.shape.get(), parts.dtype.get());
+  Ref offset = Ref::check(PyLong_FromLong(0));
+  Ref array = call(array_type.get(), parts.shape.get(), parts.dtype.get(), Py_None, offset.get(),
+                   Py_None, parts.order.get());
   Py_buffer buffer;
-  check(PyObject_GetBuffer(array.get(), &buffer, PyBUF_WRITABLE));
+  check(PyObject_GetBuffer(array.get(), &buffer, PyBUF_WRITABLE | PyBUF_ANY_CONTIGUOUS));
   bool fits = static_cast<std::size_t>(buffer.len) == parts.data.size();
   if (fits && buffer.len != 0) std::memcpy(buffer.buf, parts.data.data(), parts.data.size());
   PyBuffer_Release(&buffer);

@@ -24,6 +24,9 @@ class LeafEncoding {
   void write(char* to) const;
   // Byte for byte the same encoding.
   bool same(const LeafEncoding& other) const;
+  // Bytes that are equal as long as nothing in the value has changed in place. Large read-only
+  // buffers, which cannot change, are not copied into it.
+  Ref fingerprint() const;
   // The encoding as bytes.
   std::string_view pickled() const;
   bool has_buffers() const { return !buffers_.empty(); }
@@ -34,7 +37,7 @@ class LeafEncoding {
 
   bool array_ = false;
   Ref head_;  // bytes: the pickle, or the array's dtype
-  bool dtype_pickled_ = false;
+  std::uint32_t array_flags_ = 0;
   std::vector<std::uint64_t> dimensions_;
   std::vector<Py_buffer> buffers_;  // released by the destructor
   std::uint64_t size_ = 0;

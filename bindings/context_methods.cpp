@@ -24,9 +24,11 @@ struct Place {
 
 [[noreturn]] void raise_inside_leaf(const Place& at, PyObject* key, PyObject* value) {
   Ref path = path_below(path_of(at.node.owner).get(), key);
+  Ref cls = Ref::check(PyObject_GetAttrString(value, "__class__"));  // not the proxy's type
+  Ref name = Ref::check(PyObject_GetAttrString(cls.get(), "__name__"));
   raise(PyExc_TypeError,
-        "%U is a leaf (%.100s), and a path stops at leaves; read the leaf, then index it",
-        path_text(path.get()).get(), Py_TYPE(value)->tp_name);
+        "%U is a leaf (%U), and a path stops at leaves; read the leaf, then index it",
+        path_text(path.get()).get(), name.get());
 }
 
 // Goes down to the last segment of `path`. Stops early, with `absent` set, at a missing parent.

@@ -96,10 +96,16 @@ Ref proxy_of(const Ref& leaf, const Node& node, PyObject* key) {
   return make_leaf_proxy(reinterpret_cast<LeafObject*>(leaf.get()), node.owner, key, nullptr);
 }
 
+// A memoryview of shared memory, as an array is.
+bool is_read_only_memory(PyObject* object) {
+  return PyMemoryView_Check(object) && PyMemoryView_GET_BUFFER(object)->readonly != 0;
+}
+
 Ref give_out_in_snapshot(const Node& node, PyObject* key, const Found& found) {
   if (is_shared_array(found.value)) return array_view(node, key, found.value);
   Decoded decoded = decode(node, key, found.value, Purpose::kView);
   if (decoded.shape == Shape::kFrozen) return decoded.object;
+  if (is_read_only_memory(decoded.object.get())) return decoded.object;
   Ref holder = Ref::steal(reinterpret_cast<PyObject*>(new_leaf(node, key, found)));
   auto* leaf = reinterpret_cast<LeafObject*>(holder.get());
   leaf->shape = decoded.shape;
@@ -217,6 +223,13 @@ PyObject* leaf_content(LeafObject* leaf) {
   return leaf->shadow != nullptr ? leaf->shadow : leaf->content;
 }
 
+bool is_plain_container(PyObject* object) {
+  static Imported deque_type{"collections", "deque"};
+  return PyList_CheckExact(object) || PyDict_CheckExact(object) || PyTuple_CheckExact(object) ||
+         PyAnySet_CheckExact(object) || PyByteArray_CheckExact(object) ||
+         reinterpret_cast<PyObject*>(Py_TYPE(object)) == deque_type.get();
+}
+
 PyObject* leaf_shadow(LeafObject* leaf) {
   if (leaf->shadow == nullptr) {
     leaf->shadow = decode_private(leaf->value.bytes(), leaf_path(leaf).get()).release();
@@ -226,7 +239,8 @@ PyObject* leaf_shadow(LeafObject* leaf) {
 }
 
 bool is_attached(const LeafObject* leaf) {
-  return leaf->entry != nullptr && leaf->entry->user == leaf && !leaf->entry->mapping->detached &&
+  return leaf->entry != nullptr && leaf->entry->user == leaf &&
+         !is_detached(leaf->entry->mapping) &&
          leaf->entry->value.kind == worker::Value::Kind::kLeaf;
 }
 
@@ -274,14 +288,15 @@ int leaf_traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(leaf->context);
   Py_VISIT(leaf->parent);
   Py_VISIT(leaf->key);
-  Py_VISIT(leaf->content);
+  // Not `content`: it is shared with other transactions and must not be reached through
+  // gc.get_referents(). It is plain data that refers to nothing of ours, so no cycle is missed.
   Py_VISIT(leaf->shadow);
   return 0;
 }
 
 int leaf_clear(PyObject* self) {
   LeafObject* leaf = as_leaf(self);
-  if (is_attached(leaf)) leaf->entry->user = nullptr;
+  if (leaf->entry != nullptr && leaf->entry->user == leaf) leaf->entry->user = nullptr;
   leaf->entry = nullptr;
   Py_CLEAR(leaf->context);
   Py_CLEAR(leaf->parent);
@@ -378,13 +393,9 @@ PyObject* copy_method(PyObject* self, PyObject*) {
   });
 }
 
-PyObject* encode_shadow(LeafObject* leaf) {
+PyObject* shadow_fingerprint(LeafObject* leaf) {
   try {
-    LeafEncoding encoding(leaf_shadow(leaf));
-    Ref bytes =
-        Ref::check(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(encoding.size())));
-    encoding.write(PyBytes_AS_STRING(bytes.get()));
-    return bytes.release();
+    return LeafEncoding(leaf_shadow(leaf)).fingerprint().release();
   } catch (const PythonError&) {
     raise_encode_error(leaf);
   }
@@ -393,7 +404,7 @@ PyObject* encode_shadow(LeafObject* leaf) {
 PyObject* remember_method(PyObject* self, PyObject*) {
   return guarded([&] {
     LeafObject* leaf = usable(self);
-    if (leaf->baseline == nullptr) leaf->baseline = encode_shadow(leaf);
+    if (leaf->baseline == nullptr) leaf->baseline = shadow_fingerprint(leaf);
     return Ref::borrow(Py_None).release();
   });
 }
@@ -401,7 +412,7 @@ PyObject* remember_method(PyObject* self, PyObject*) {
 PyObject* restore_method(PyObject* self, PyObject*) {
   return guarded([&] {
     LeafObject* leaf = usable(self);
-    Ref now = Ref::steal(encode_shadow(leaf));
+    Ref now = Ref::steal(shadow_fingerprint(leaf));
     int equal = PyObject_RichCompareBool(now.get(), leaf->baseline, Py_EQ);
     check(equal);
     if (equal == 0) {

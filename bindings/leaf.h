@@ -19,7 +19,7 @@ struct LeafObject {
   PyObject* key;
   PyObject* content;   // decoded, shared: must not be changed; or null
   PyObject* shadow;    // private; or null
-  PyObject* baseline;  // bytes: what the shadow was encoded as, in snapshots; or null
+  PyObject* baseline;  // bytes: the shadow's fingerprint, in snapshots; or null
   Shape shape;
   bool array;    // the array form
   bool dirty;    // the shadow was changed
@@ -36,6 +36,8 @@ Ref leaf_to_plain(const Node& node, PyObject* key, const Found& found);
 
 // The object to read from; never to be changed or given out.
 PyObject* leaf_content(LeafObject* leaf);
+// Exactly list, tuple, dict, set, frozenset, bytearray or deque.
+bool is_plain_container(PyObject* object);
 // The private object.
 PyObject* leaf_shadow(LeafObject* leaf);
 // True while a write to the leaf would reach the state.

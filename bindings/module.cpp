@@ -12,6 +12,7 @@
 #include "bindings/guard.h"
 #include "bindings/key_codec.h"
 #include "bindings/leaf.h"
+#include "bindings/leaf_iterator.h"
 #include "bindings/node.h"
 #include "bindings/paths.h"
 #include "bindings/proxy.h"
@@ -165,6 +166,7 @@ void make_types(PyObject* module) {
   count_forks();
   make_block_view_type();
   make_leaf_type();
+  make_leaf_iterator_type();
   make_view_types(module);
   make_proxy_type();
   make_context_type();

@@ -29,7 +29,7 @@ bool is_own_place(const Node& node, worker::Entry* entry, PyObject* value) {
   if (proxy->context != node.context || proxy->target != nullptr) return false;
   if (proxy->leaf != nullptr) return proxy->leaf->entry == entry && is_attached(proxy->leaf);
   return entry->value.kind == Kind::kMapping && proxy->mapping == entry->child &&
-         proxy->mapping != nullptr && !proxy->mapping->detached;
+         proxy->mapping != nullptr && !is_detached(proxy->mapping);
 }
 
 void put(const Node& node, worker::Entry* entry, const EncodedValue& value) {
@@ -129,14 +129,23 @@ Ref get_item(const Node& node, PyObject* key) {
   return found.absent() ? Ref() : give_out(node, key, found);
 }
 
-void check_writable(const Node& node) {
+bool is_detached(const worker::Mapping* mapping) {
+  while (!mapping->detached) {
+    if (mapping->bound_at == nullptr) return false;
+    mapping = mapping->bound_at->mapping;
+  }
+  return true;
+}
+
+void check_writable(const Node& node, PyObject* key) {
   if (!node.writable()) {
     Ref path = path_of(node.owner);
+    if (key != nullptr) path = path_below(path.get(), key);
     raise_at(ErrorClass::kReadOnly, path.get(), false,
              "%U cannot be written through a snapshot; use engine.transaction() or engine.run(fn)",
              path_text(path.get()).get());
   }
-  if (node.mapping->detached) {
+  if (is_detached(node.mapping)) {
     Ref path = path_of(node.owner);
     raise(ErrorClass::kTheus,
           "%U was replaced or removed by this transaction; a write to what it was would be lost",
@@ -145,7 +154,7 @@ void check_writable(const Node& node) {
 }
 
 void set_item(const Node& node, PyObject* key, PyObject* value) {
-  check_writable(node);
+  check_writable(node, key);
   EncodedKey encoded(key, node.owner);
   worker::Transaction& transaction = transaction_of(node.context);
   if (!is_proxy(value)) {
@@ -167,7 +176,7 @@ void set_item(const Node& node, PyObject* key, PyObject* value) {
 }
 
 bool delete_item(const Node& node, PyObject* key) {
-  check_writable(node);
+  check_writable(node, key);
   EncodedKey encoded(key, node.owner);
   Found found = look_up(node, encoded);
   if (found.absent()) return false;

@@ -51,7 +51,9 @@ Ref to_plain(const Node& node, int depth = 0);
 Ref value_to_plain(const Node& node, PyObject* key, const Found& found, int depth);
 
 // Raises unless writes are allowed here and the node is still part of the state.
-void check_writable(const Node& node);
+// Whether this transaction has replaced or removed the mapping, or one that it lies in.
+bool is_detached(const worker::Mapping* mapping);
+void check_writable(const Node& node, PyObject* key = nullptr);
 
 [[noreturn]] void raise_missing(const Node& node, PyObject* key, bool as_attribute);
 

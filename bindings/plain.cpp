@@ -89,11 +89,10 @@ Ref plain(PyObject* object) { return Plainer()(object); }
 Ref plain_result(PyObject* object) {
   if (object == Py_None || PyLong_CheckExact(object)) return Ref::borrow(object);
   if (is_proxy(object) || Py_TYPE(object) == context_type) return plain(object);
-  if (!PyTuple_CheckExact(object)) return Ref::borrow(object);
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
-    if (is_proxy(PyTuple_GET_ITEM(object, i))) return plain(object);
-  }
-  return Ref::borrow(object);
+  // Containers that the function made of what it has read, such as list(ctx.rows).
+  bool container =
+      PyTuple_CheckExact(object) || PyList_CheckExact(object) || PyDict_CheckExact(object);
+  return container ? plain(object) : Ref::borrow(object);
 }
 
 }  // namespace theus::bindings

@@ -1,10 +1,12 @@
 #include "bindings/proxy.h"
 
 #include <array>
+#include <cstring>
 #include <vector>
 
 #include "bindings/errors.h"
 #include "bindings/free_list.h"
+#include "bindings/leaf_iterator.h"
 #include "bindings/paths.h"
 #include "bindings/proxy_numbers.h"
 #include "bindings/values.h"
@@ -32,13 +34,14 @@ std::array<Imported, kOperations> operations = {{
     {"theus._leaf", "iterate"},
     {"theus._leaf", "iterate_reversed"},
     {"theus._leaf", "truth"},
-    {"theus._leaf", "compare"},
-    {"theus._leaf", "binary"},
-    {"theus._leaf", "inplace"},
-    {"theus._leaf", "unary"},
-    {"theus._leaf", "convert"},
-    {"theus._leaf", "call"},
-    {"theus._leaf", "string"},
+    {"theus._leaf_operators", "compare"},
+    {"theus._leaf_operators", "binary"},
+    {"theus._leaf_operators", "inplace"},
+    {"theus._leaf_operators", "unary"},
+    {"theus._leaf_operators", "convert"},
+    {"theus._leaf_call", "call"},
+    {"theus._leaf_operators", "string"},
+    {"theus._leaf_operators", "formatted"},
     {"theus._leaf", "directory"},
     {"theus._leaf", "plain_copy"},
     {"theus._leaf", "as_array"},
@@ -49,9 +52,12 @@ Imported leaf_repr{"theus._repr", "leaf_repr"};
 Imported ended_repr{"theus._repr", "ended_repr"};
 Imported array_function{"theus._array", "array_function"};
 Imported array_ufunc{"theus._array", "array_ufunc"};
+Imported torch_function{"theus._torch", "torch_function"};
 Imported as_numpy{"numpy", "asarray"};
 Imported array_type{"numpy", "ndarray"};
 Imported array_part{"theus._array", "ArrayPart"};
+Imported row_part{"theus._array", "RowPart"};
+Imported void_type{"numpy", "void"};
 
 ProxyObject* new_proxy(ContextObject* context, PyObject* parent, PyObject* key,
                        PyTypeObject* type) {
@@ -81,6 +87,11 @@ Ref on_leaf(LeafOperation which, PyObject* self, Arguments... arguments) {
   check_usable(proxy->context, self);
   return call(leaf_operation(which), self, reinterpret_cast<PyObject*>(proxy->leaf),
               target_or_none(proxy), arguments...);
+}
+
+bool is_array_part(PyObject* target) {
+  auto* type = reinterpret_cast<PyObject*>(Py_TYPE(target));
+  return type == array_part.get() || type == row_part.get();
 }
 
 bool is_leaf(PyObject* self) { return as_proxy(self)->leaf != nullptr; }
@@ -121,6 +132,37 @@ void proxy_dealloc(PyObject* self) {
 
 // ------------------------------------------------------------------------------ slots
 
+// The built-in container that a leaf proxy stands for, if it is of such a class exactly: how long
+// it is, and what is in it, is told without running any other code. Borrowed; null otherwise.
+PyObject* plain_container(PyObject* self) {
+  const ProxyObject* proxy = as_proxy(self);
+  if (proxy->context == nullptr) return nullptr;
+  check_usable(proxy->context, self);
+  PyObject* object = leaf_object(proxy);
+  return object != nullptr && is_plain_container(object) ? object : nullptr;
+}
+
+// What is at `key` of a list, tuple or dict, if it can be given out as it is. Borrowed; null
+// otherwise, and then theus/_leaf.py decides.
+PyObject* frozen_item(PyObject* self, PyObject* key) {
+  PyObject* container = plain_container(self);
+  if (container == nullptr) return nullptr;
+  PyObject* item = nullptr;
+  if (PyDict_CheckExact(container)) {
+    if (!PyUnicode_CheckExact(key) && !PyLong_CheckExact(key)) return nullptr;
+    item = PyDict_GetItemWithError(container, key);
+    if (item == nullptr && PyErr_Occurred() != nullptr) throw PythonError{};
+  } else if (PyLong_CheckExact(key) &&
+             (PyList_CheckExact(container) || PyTuple_CheckExact(container))) {
+    Py_ssize_t index = PyLong_AsSsize_t(key);
+    if (index == -1 && PyErr_Occurred() != nullptr) PyErr_Clear();
+    Py_ssize_t size = PySequence_Fast_GET_SIZE(container);
+    if (index < 0) index += size;
+    if (index >= 0 && index < size) item = PySequence_Fast_GET_ITEM(container, index);
+  }
+  return item != nullptr && is_frozen(item) ? item : nullptr;
+}
+
 PyObject* get_attribute(PyObject* self, PyObject* name) {
   if (!is_leaf(self)) return node_get_attribute(self, name);
   return guarded([&]() -> PyObject* {
@@ -143,7 +185,10 @@ int set_attribute(PyObject* self, PyObject* name, PyObject* value) {
 
 PyObject* subscript(PyObject* self, PyObject* key) {
   if (!is_leaf(self)) return node_subscript(self, key);
-  return guarded([&] { return on_leaf(LeafOperation::kGetItem, self, key).release(); });
+  return guarded([&] {
+    if (PyObject* item = frozen_item(self, key)) return Ref::borrow(item).release();
+    return on_leaf(LeafOperation::kGetItem, self, key).release();
+  });
 }
 
 int assign(PyObject* self, PyObject* key, PyObject* value) {
@@ -170,6 +215,7 @@ PyObject* position(PyObject* self, Py_ssize_t index) {
 Py_ssize_t length(PyObject* self) {
   if (!is_leaf(self)) return node_length(self);
   return guarded([&]() -> Py_ssize_t {
+    if (PyObject* container = plain_container(self)) return PyObject_Size(container);
     Ref result = on_leaf(LeafOperation::kLength, self);
     Py_ssize_t size = PyLong_AsSsize_t(result.get());
     if (size == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
@@ -188,6 +234,7 @@ int contains(PyObject* self, PyObject* key) {
 int truth(PyObject* self) {
   return guarded([&] {
     if (!is_leaf(self)) return is_empty(node_of(self)) ? 0 : 1;
+    if (PyObject* container = plain_container(self)) return PyObject_IsTrue(container);
     Ref result = on_leaf(LeafOperation::kTruth, self);
     return PyObject_IsTrue(result.get());
   });
@@ -196,6 +243,7 @@ int truth(PyObject* self) {
 PyObject* iterate(PyObject* self) {
   return guarded([&] {
     if (!is_leaf(self)) return make_node_iterator(self, IteratorMode::kKeys).release();
+    if (plain_container(self) != nullptr) return make_leaf_iterator(self).release();
     return on_leaf(LeafOperation::kIterate, self).release();
   });
 }
@@ -259,6 +307,15 @@ PyObject* string(PyObject* self) {
   return guarded([&] { return on_leaf(LeafOperation::kString, self).release(); });
 }
 
+// PyTorch's C++ asks isinstance(), which __class__ answers, and then takes the object apart as if
+// it were a tensor of its own: there the proxy has to say what it is.
+bool is_taken_apart(PyTypeObject* type) {
+  for (PyTypeObject* base = type; base != nullptr; base = base->tp_base) {
+    if (std::strncmp(base->tp_name, "torch._C.", 9) == 0) return true;
+  }
+  return false;
+}
+
 PyObject* get_class(PyObject* self, void*) {
   return guarded([&]() -> PyObject* {
     const ProxyObject* proxy = as_proxy(self);
@@ -269,10 +326,13 @@ PyObject* get_class(PyObject* self, void*) {
       type = Py_TYPE(proxy->target);
       if (reinterpret_cast<PyObject*>(type) == array_part.get()) {
         type = reinterpret_cast<PyTypeObject*>(array_type.get());
+      } else if (reinterpret_cast<PyObject*>(type) == row_part.get()) {
+        type = reinterpret_cast<PyTypeObject*>(void_type.get());
       }
     } else if (PyObject* content = leaf_content(proxy->leaf)) {
       type = Py_TYPE(content);
     }
+    if (is_taken_apart(type)) type = Py_TYPE(self);
     return Ref::borrow(reinterpret_cast<PyObject*>(type)).release();
   });
 }
@@ -333,6 +393,54 @@ PyObject* dispatch_function(PyObject* self, PyObject* const* arguments, Py_ssize
   });
 }
 
+PyObject* format(PyObject* self, PyObject* specification) {
+  return guarded([&] {
+    // What str() says of a node, and of a proxy that has ended, can only be padded.
+    Ref text;
+    const ProxyObject* proxy = as_proxy(self);
+    if (proxy->leaf != nullptr && proxy->context != nullptr &&
+        proxy->context->status == Status::kOpen) {
+      return on_leaf(LeafOperation::kFormat, self, specification).release();
+    }
+    text = Ref::check(represent(self));
+    return Ref::check(PyObject_Format(text.get(), specification)).release();
+  });
+}
+
+// For bytearrays, arrays and whatever else has one: the buffer of the plain object, read-only.
+int get_buffer(PyObject* self, Py_buffer* view, int flags) {
+  view->obj = nullptr;
+  return guarded([&] {
+    const ProxyObject* proxy = as_proxy(self);
+    PyObject* object = nullptr;
+    if (proxy->leaf != nullptr && proxy->context != nullptr) {
+      check_usable(proxy->context, self);
+      object = proxy->target != nullptr ? proxy->target : leaf_content(proxy->leaf);
+    }
+    bool part = object != nullptr && is_array_part(object);
+    if (object == nullptr || !(part || PyObject_CheckBuffer(object))) {
+      raise(PyExc_TypeError, "a bytes-like object is required, and %.100s is none",
+            object == nullptr ? "a mapping" : Py_TYPE(object)->tp_name);
+    }
+    if ((flags & PyBUF_WRITABLE) == PyBUF_WRITABLE) {
+      Ref path = path_of(self);
+      raise(PyExc_BufferError,
+            "the buffer of %U is read-only; ctx.transaction.get_shadow(...) gives an object whose "
+            "changes are found at commit",
+            path_text(path.get()).get());
+    }
+    Ref copy = plain(self);
+    check(PyObject_GetBuffer(copy.get(), view, flags));
+    view->readonly = 1;
+    return 0;
+  });
+}
+
+PyObject* dispatch_torch(PyObject*, PyObject* arguments, PyObject* names) {
+  return guarded(
+      [&] { return Ref::check(PyObject_Call(torch_function.get(), arguments, names)).release(); });
+}
+
 PyObject* to_bytes(PyObject* self, PyObject*) {
   return guarded([&] {
     Ref object = plain(self);
@@ -356,7 +464,10 @@ PyMethodDef common_methods[] = {
     {"__array__", named(to_array), METH_VARARGS | METH_KEYWORDS, nullptr},
     {"__array_ufunc__", named(dispatch_ufunc), METH_VARARGS | METH_KEYWORDS, nullptr},
     {"__array_function__", fast(dispatch_function), METH_FASTCALL, nullptr},
+    {"__torch_function__", named(dispatch_torch), METH_CLASS | METH_VARARGS | METH_KEYWORDS,
+     nullptr},
     {"__bytes__", to_bytes, METH_NOARGS, nullptr},
+    {"__format__", format, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -395,6 +506,7 @@ void make_proxy_type() {
       {Py_sq_item, reinterpret_cast<void*>(position)},
       {Py_sq_contains, reinterpret_cast<void*>(contains)},
       {Py_nb_bool, reinterpret_cast<void*>(truth)},
+      {Py_bf_getbuffer, reinterpret_cast<void*>(get_buffer)},
       {Py_tp_iter, reinterpret_cast<void*>(iterate)},
       {Py_tp_richcompare, reinterpret_cast<void*>(compare)},
       {Py_tp_hash, reinterpret_cast<void*>(PyObject_HashNotImplemented)},

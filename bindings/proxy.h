@@ -59,6 +59,7 @@ enum class LeafOperation {
   kConvert,
   kCall,
   kString,
+  kFormat,
   kDirectory,
   kPlain,
   kArray,

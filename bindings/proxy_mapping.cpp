@@ -211,6 +211,7 @@ Py_ssize_t node_length(PyObject* self) {
 PyObject* node_compare(PyObject* self, PyObject* other, int operation) {
   if (operation != Py_EQ && operation != Py_NE) return Ref::borrow(Py_NotImplemented).release();
   return guarded([&]() -> PyObject* {
+    node_of(self);  // raises after the end of the transaction, whatever it is compared with
     Ref equal = call(mapping_equal.get(), self, other);
     if (equal.get() == Py_NotImplemented) return equal.release();
     bool same = PyObject_IsTrue(equal.get()) == 1;

@@ -123,7 +123,7 @@ Ref entry_path(const worker::Entry* entry) {
   return Ref::check(PyList_AsTuple(keys.get()));
 }
 
-bool is_part_of_state(const worker::Entry* entry) { return !entry->mapping->detached; }
+bool is_part_of_state(const worker::Entry* entry) { return !is_detached(entry->mapping); }
 
 PyObject* get_pending_data(PyObject* self, void*) {
   return guarded([&] {

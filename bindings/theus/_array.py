@@ -7,6 +7,7 @@ read-only array before the first write and on the shadow after it.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -29,24 +30,32 @@ class ArrayPart:
                 array = array[what]
             elif kind == "attribute":
                 array = getattr(array, what)
-            else:
+            elif kind == "call":
                 array = getattr(array, what)(*arguments[0], **arguments[1])
+            else:
+                array = what(array, *arguments[0], **arguments[1])
         return array
 
 
-# What reachability (_leaf_methods) looks for instead of the part.
-setattr(ArrayPart, "__theus_origin__", ArrayPart.__dict__["origin"])  # noqa: B010
+class RowPart(ArrayPart):
+    """A row of a structured array: taken as an array without dimensions, as that is a view."""
+
+    __slots__ = ()
+
+
+PARTS = (ArrayPart, RowPart)
 
 # Methods that change the array they are called on.
 _INPLACE = {"byteswap", "fill", "itemset", "partition", "put", "setfield", "sort"}
-# numpy functions that change an argument, and which.
+# NumPy functions that change their first argument, and its name.
 _CHANGING = {
-    "copyto": 0,
-    "fill_diagonal": 0,
-    "place": 0,
-    "put": 0,
-    "put_along_axis": 0,
-    "putmask": 0,
+    "copyto": "dst",
+    "fill_diagonal": "a",
+    "nan_to_num": "x",  # with copy=False
+    "place": "arr",
+    "put": "a",
+    "put_along_axis": "arr",
+    "putmask": "a",
 }
 
 
@@ -60,7 +69,7 @@ def resolve(leaf: Any, target: Any) -> Any:
     """The array as it is now; the shadow itself where there is one."""
     if target is None:
         return leaf.content
-    if type(target) is ArrayPart:
+    if type(target) in PARTS:
         return target.take(leaf.content if target.origin is None else target.origin)
     return target
 
@@ -73,6 +82,12 @@ def readable(leaf: Any, target: Any) -> Any:
     return read_only(array)
 
 
+def operand(leaf: Any, target: Any) -> Any:
+    """The same for a function that wants a row as the scalar it is."""
+    array = readable(leaf, target)
+    return array[()].copy() if type(target) is RowPart else array
+
+
 def writable(proxy: Any, leaf: Any, target: Any) -> Any:
     """The shadow's array, to be changed. changed() has to follow."""
     from theus._leaf_parts import ensure_attached
@@ -82,7 +97,7 @@ def writable(proxy: Any, leaf: Any, target: Any) -> Any:
     array = resolve(leaf, target)
     if not array.flags.writeable:
         path = _theus.spell_path(leaf.path)
-        raise TheusError(f"this part of {path} is a copy; a write to it would be lost")
+        raise TheusError(f"NumPy gives this part of {path} as a copy or read-only; index it anew")
     return array
 
 
@@ -94,11 +109,9 @@ def plain(value: Any) -> Any:
     """A value with read-only arrays and plain objects instead of proxies."""
     if _theus.is_proxy(value):
         leaf, target = _theus.parts(value)
-        if leaf is not None and (
-            leaf.array if target is None else type(target) is ArrayPart or _theus.is_array(target)
-        ):
+        if leaf is not None and _is_array(leaf, target):
             leaf.check()
-            return readable(leaf, target)
+            return operand(leaf, target)
         return _theus.plain(value)
     if type(value) in (list, tuple):
         return type(value)(plain(item) for item in value)
@@ -107,10 +120,16 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _below(target: Any, step: tuple[Any, ...]) -> ArrayPart:
-    if type(target) is ArrayPart:
-        return ArrayPart(target.origin, (*target.steps, step))
-    return ArrayPart(target, (step,))
+def _is_array(leaf: Any, target: Any) -> bool:
+    from theus._leaf_parts import is_array
+
+    return is_array(leaf, target)
+
+
+def _below(target: Any, step: tuple[Any, ...], kind: type[ArrayPart] = ArrayPart) -> ArrayPart:
+    if type(target) in PARTS:
+        return kind(target.origin, (*target.steps, step))
+    return kind(target, (step,))
 
 
 def _give(
@@ -119,24 +138,44 @@ def _give(
     """A result of an operation on `array`: a sub-proxy if it is a view of it."""
     import numpy
 
-    if isinstance(value, numpy.void) and not value.dtype.hasobject:
-        return value.copy()
     if not isinstance(value, numpy.ndarray):
-        return value if _theus.is_frozen(value) else _theus.plain(value)
+        if _theus.is_frozen(value) or not array.dtype.hasobject:
+            return value
+        from theus._leaf_run import give_result
+
+        return give_result(proxy, leaf, target, value, key)
     if value.flags.writeable or not numpy.may_share_memory(value, array):
         return value  # a copy: it belongs to the caller
-    if not leaf.writable:
+    if not leaf.writable and not value.dtype.hasobject:
         return value
     return leaf.proxy(proxy, key, _below(target, step))
 
 
 def get_item(proxy: Any, leaf: Any, target: Any, key: Any) -> Any:
+    import numpy
+
     array = readable(leaf, target)
     key = plain(key)
-    value = array[key]
-    if array.dtype.hasobject and not _theus.is_array(value):
-        return value if _theus.is_frozen(value) else leaf.proxy(proxy, None, value)
+    if type(target) is RowPart:
+        if not isinstance(key, (str, list)):
+            key = array.dtype.names[key]
+        value = array[key]
+        if value.ndim == 0:
+            if value.dtype.names is not None:
+                return _give_row(proxy, leaf, target, value, key, key)
+            value = value[()]
+    else:
+        value = array[key]
+        if isinstance(value, numpy.void) and value.dtype.names is not None:
+            step = (*key, ...) if isinstance(key, tuple) else (key, ...)
+            return _give_row(proxy, leaf, target, value, step, _plain_key(key))
     return _give(proxy, leaf, target, array, value, ("item", key), _plain_key(key))
+
+
+def _give_row(proxy: Any, leaf: Any, target: Any, value: Any, step: Any, key: Any) -> Any:
+    if not leaf.writable and not value.dtype.hasobject:
+        return value  # read-only
+    return leaf.proxy(proxy, key, _below(target, ("item", step), RowPart))
 
 
 def _plain_key(key: Any) -> Any:
@@ -145,24 +184,80 @@ def _plain_key(key: Any) -> Any:
 
 def set_item(proxy: Any, leaf: Any, target: Any, key: Any, value: Any) -> None:
     array = writable(proxy, leaf, target)
-    array[plain(key)] = plain(value)
+    key = plain(key)
+    if type(target) is RowPart and not isinstance(key, (str, list)):
+        key = array.dtype.names[key]
+    array[key] = _incoming(proxy, leaf, array, value)
     changed(leaf)
+
+
+def _incoming(proxy: Any, leaf: Any, array: Any, value: Any) -> Any:
+    """What to assign to (a part of) `array`; objects are copied at this moment."""
+    if not array.dtype.hasobject:
+        return plain(value)
+    from theus._leaf_parts import adopt
+
+    return adopt(proxy, leaf, value)
 
 
 def get_attribute(proxy: Any, leaf: Any, target: Any, name: str) -> Any:
     if name == "base":
         return None
     array = readable(leaf, target)
-    value = getattr(array, name)
+    if name == "flat":
+        return FlatView(proxy)
+    value = getattr(operand(leaf, target), name)
     if callable(value):
         return _ArrayMethod(proxy, leaf, target, name)
     return _give(proxy, leaf, target, array, value, ("attribute", name), name)
 
 
+# What an array is, not what it holds: a view made by indexing has these for itself.
+_FORM = {"shape", "dtype", "strides"}
+
+
 def set_attribute(proxy: Any, leaf: Any, target: Any, name: str, value: Any) -> None:
+    if name in _FORM and type(target) in PARTS:
+        raise TypeError(f"a part of an array has no {name} of its own; use reshape() or view()")
     array = writable(proxy, leaf, target)
     setattr(array, name, plain(value))
     changed(leaf)
+
+
+class FlatView:
+    """`array.flat` of an array proxy."""
+
+    __slots__ = ("_proxy",)
+
+    def __init__(self, proxy: Any) -> None:
+        self._proxy = proxy
+
+    def _parts(self) -> tuple[Any, Any]:
+        leaf, target = _theus.parts(self._proxy)
+        leaf.check()
+        return leaf, target
+
+    def __getitem__(self, key: Any) -> Any:
+        leaf, target = self._parts()
+        array = readable(leaf, target)
+        return _give(self._proxy, leaf, target, array, array.flat[plain(key)], (), None)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        leaf, target = self._parts()
+        array = writable(self._proxy, leaf, target)
+        array.flat[plain(key)] = _incoming(self._proxy, leaf, array, value)
+        changed(leaf)
+
+    def __len__(self) -> int:
+        return int(self._proxy.size)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        import numpy
+
+        return numpy.array(operand(*self._parts()).flat, dtype)
 
 
 class _ArrayMethod:
@@ -183,7 +278,10 @@ class _ArrayMethod:
         values = {key: plain(value) for key, value in named.items() if key != "out"}
         arguments = tuple(plain(value) for value in args)
         if name in _INPLACE and not (name == "byteswap" and not _swaps(args, named)):
-            result = getattr(writable(proxy, leaf, target), name)(*arguments, **values)
+            shadow = writable(proxy, leaf, target)
+            if shadow.dtype.hasobject:
+                arguments = tuple(_incoming(proxy, leaf, shadow, value) for value in args)
+            result = getattr(shadow, name)(*arguments, **values)
             changed(leaf)
             return None if result is None else proxy
         array = readable(leaf, target)
@@ -191,7 +289,7 @@ class _ArrayMethod:
             with _Outputs(out) as outputs:
                 getattr(array, name)(*arguments, **values, out=outputs.arrays[0])
             return out
-        result = getattr(array, name)(*arguments, **values)
+        result = getattr(operand(leaf, target), name)(*arguments, **values)
         return _give(
             proxy, leaf, target, array, result, ("call", name, arguments, values), f"{name}()"
         )
@@ -237,24 +335,32 @@ def inplace(proxy: Any, leaf: Any, target: Any, name: str, other: Any) -> Any:
 
 
 def iterate(proxy: Any, leaf: Any, target: Any) -> Iterator[Any]:
-    for index in range(len(readable(leaf, target))):
+    if type(target) is not RowPart:
+        count = len(readable(leaf, target))  # TypeError without dimensions
+    else:
+        count = len(readable(leaf, target).dtype.names)
+    return _iterate(proxy, leaf, target, count)
+
+
+def _iterate(proxy: Any, leaf: Any, target: Any, count: int) -> Iterator[Any]:
+    for index in range(count):
         leaf.check()
         yield get_item(proxy, leaf, target, index)
 
 
-def plain_copy(leaf: Any, target: Any) -> Any:
+def plain_copy(proxy: Any, leaf: Any, target: Any) -> Any:
     """The array at this moment, read-only; a view of shared memory where nothing was written."""
     array = resolve(leaf, target)
+    if array.dtype.hasobject:
+        from theus._leaf_parts import copy_value
+
+        copied = copy_value(proxy, array)
+        return copied[()] if type(target) is RowPart else read_only(copied)
+    if type(target) is RowPart:
+        return array[()].copy()
     if array.flags.writeable:
-        array = array.copy()
+        array = array.copy(order="K")
     return read_only(array)
-
-
-def as_array(leaf: Any, target: Any, dtype: Any, copy: bool | None) -> Any:
-    array = plain_copy(leaf, target)
-    if dtype is not None and array.dtype != dtype:
-        return array.astype(dtype)
-    return array.copy() if copy else array
 
 
 def array_ufunc(proxy: Any, ufunc: Any, method: str, *inputs: Any, **named: Any) -> Any:
@@ -275,18 +381,78 @@ def array_ufunc(proxy: Any, ufunc: Any, method: str, *inputs: Any, **named: Any)
 def array_function(
     proxy: Any, function: Any, kinds: Any, args: tuple[Any, ...], named: dict[str, Any]
 ) -> Any:
+    name = getattr(function, "__name__", "")
     values = {key: plain(value) for key, value in named.items() if key != "out"}
-    changing = _CHANGING.get(getattr(function, "__name__", ""))
-    if changing is not None and len(args) > changing:
-        with _Outputs((args[changing],)) as outputs:
-            arguments = [plain(value) for value in args]
-            arguments[changing] = outputs.arrays[0]
-            return function(*arguments, **values)
     arguments = [plain(value) for value in args]
-    out = named.get("out")
+    if name in _CHANGING and (name != "nan_to_num" or not _copies(args, named)):
+        first = args[0] if args else named[_CHANGING[name]]
+        with _Outputs((first,)) as outputs:
+            if args:
+                arguments[0] = outputs.arrays[0]
+            else:
+                values[_CHANGING[name]] = outputs.arrays[0]
+            result = function(*arguments, **values)
+        return first if result is outputs.arrays[0] else result
+    out, place = _output(function, args, named)
     if out is None:
-        return function(*arguments, **values)
+        result = function(*arguments, **values)
+        return _give_view(args, named, function, arguments, values, result)
     with _Outputs(out) as outputs:
         arrays = outputs.arrays if isinstance(out, tuple) else outputs.arrays[0]
-        function(*arguments, **values, out=arrays)
+        if place is None:
+            values["out"] = arrays
+        else:
+            arguments[place] = arrays
+        function(*arguments, **values)
     return out
+
+
+def _copies(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    return bool(args[1] if len(args) > 1 else named.get("copy", True))
+
+
+def _output(function: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, int | None]:
+    """What was given for `out`, and as which positional argument."""
+    if "out" in named or not any(_theus.is_proxy(value) for value in args[1:]):
+        return named.get("out"), None
+    try:
+        names = list(inspect.signature(function).parameters)
+    except ValueError:
+        return None, None
+    place = names.index("out") if "out" in names else len(args)
+    return (args[place], place) if place < len(args) else (None, None)
+
+
+def _give_view(
+    args: tuple[Any, ...],
+    named: dict[str, Any],
+    function: Any,
+    arguments: list[Any],
+    values: dict[str, Any],
+    result: Any,
+) -> Any:
+    """np.ravel() and the like give views: of a proxy's array they are parts, which can be written
+    to."""
+    if not args or not _theus.is_proxy(args[0]) or _theus.parts(args[0])[0] is None:
+        return result
+    leaf, target = _theus.parts(args[0])
+    if not _is_array(leaf, target):
+        return result
+    step = ("function", function, arguments[1:], values)
+    name = f"{function.__name__}()"
+    if _theus.is_array(result):
+        return _give(args[0], leaf, target, arguments[0], result, step, name)
+    if type(result) not in (list, tuple):
+        return result
+    return type(result)(
+        _give_element(args[0], leaf, _below(target, step), arguments[0], item, index, name)
+        for index, item in enumerate(result)
+    )
+
+
+def _give_element(
+    proxy: Any, leaf: Any, whole: ArrayPart, array: Any, item: Any, index: int, name: str
+) -> Any:
+    if not _theus.is_array(item):
+        return item
+    return _give(proxy, leaf, whole, array, item, ("item", index), name)

@@ -70,8 +70,9 @@ def describe_type(cls: type) -> int:
 
 def _is_numpy_scalar(cls: type) -> bool:
     names = {(base.__module__, base.__qualname__) for base in cls.__mro__}
-    # A void is a row of a structured array, and can be written to.
-    return cls.__module__ == "numpy" and ("numpy", "generic") in names and cls.__name__ != "void"
+    # A void (or record) is a row of a structured array, and can be written to.
+    is_scalar = cls.__module__ == "numpy" and ("numpy", "generic") in names
+    return is_scalar and ("numpy", "void") not in names
 
 
 def _has_only_dataclasses(cls: type) -> bool:

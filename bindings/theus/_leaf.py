@@ -2,11 +2,13 @@
 
 The C++ side calls these functions with (proxy, leaf, target, ...): `leaf` is the mutable leaf the
 proxy belongs to, `target` the part of it that the proxy stands for, None for the whole. It has
-already made sure that the context is open and that this is its thread.
+already made sure that the context is open and that this is its thread. (_leaf_operators.py and
+_leaf_call.py have the rest.)
 
 Rules (docs/bindings.md):
 - An object that `leaf.content` gives may be shared with other transactions: it is read by
-  operations of the exact built-in containers only, and never given out.
+  operations of the exact built-in containers only, and never given out, nor kept in a frame that
+  outlives the call.
 - What is given out is frozen, a proxy, or an object that belongs to the caller.
 - A write first makes sure that the part is still in the leaf, then works on the shadow.
 - Whatever runs code of unknown classes works on the shadow, which is then compared at commit
@@ -15,27 +17,30 @@ Rules (docs/bindings.md):
 
 from __future__ import annotations
 
-import operator
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from theus import _array, _theus
+from theus._leaf_call import BuiltinMethod, Method
 from theus._leaf_methods import READS, WRITES
 from theus._leaf_parts import (
+    ABSENT,
     adopt,
+    class_attribute,
     copy_value,
     current,
     ensure_attached,
     exposed,
     give,
-    give_result,
     is_array,
     is_builtin,
+    plain_attribute,
+    plain_copy,
+    runs_code,
     unwrap,
 )
-from theus._leaf_views import DictView
-from theus.errors import ReadOnlyError
+from theus._leaf_run import give_result, note, run
 
 _BOUND = (
     types.MethodType,
@@ -47,127 +52,7 @@ _is_frozen = _theus.is_frozen
 _is_proxy = _theus.is_proxy
 _parts = _theus.parts
 
-
-# --------------------------------------------------------------------- unknown classes
-
-
-def _run(
-    proxy: Any,
-    leaf: Any,
-    target: Any,
-    function: Callable[[Any], Any],
-    key: Any = None,
-    raising: bool = True,
-) -> Any:
-    """Calls function(real object), which may change it. In a snapshot a change is undone, and is
-    an error if `raising`."""
-    if leaf.writable:
-        leaf.expose()
-        return give_result(proxy, leaf, target, function(current(leaf, target)), key)
-    leaf.remember()
-    try:
-        result = give_result(proxy, leaf, target, function(current(leaf, target)), key)
-    finally:
-        changed = leaf.restore()
-    if changed and raising:
-        path = _theus.spell_path(leaf.path)
-        error = ReadOnlyError(
-            f"{path} was changed by its own method inside of a snapshot; nothing was written; use "
-            "engine.transaction() or engine.run(fn)"
-        )
-        error.path = path
-        raise error
-    return result
-
-
-class _Method:
-    """A method of an object leaf: runs on the private instance, never on a proxy."""
-
-    __slots__ = ("_leaf", "_name", "_proxy", "_target")
-
-    def __init__(self, proxy: Any, leaf: Any, target: Any, name: str) -> None:
-        self._proxy, self._leaf, self._target, self._name = proxy, leaf, target, name
-
-    def __repr__(self) -> str:
-        return f"<method {self._name} of {self._proxy!r}>"
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        leaf = self._leaf
-        leaf.check()
-        args = tuple(unwrap(leaf, value) for value in args)
-        named = {name: unwrap(leaf, value) for name, value in named.items()}
-        return _run(
-            self._proxy,
-            leaf,
-            self._target,
-            lambda obj: getattr(obj, self._name)(*args, **named),
-        )
-
-
-class _BuiltinMethod:
-    """A method of a list, dict, set, bytearray or deque inside of a leaf."""
-
-    __slots__ = ("_leaf", "_name", "_proxy", "_target")
-
-    def __init__(self, proxy: Any, leaf: Any, target: Any, name: str) -> None:
-        self._proxy, self._leaf, self._target, self._name = proxy, leaf, target, name
-
-    def __repr__(self) -> str:
-        return f"<method {self._name} of {self._proxy!r}>"
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        proxy, leaf, target, name = self._proxy, self._leaf, self._target, self._name
-        leaf.check()
-        obj = current(leaf, target)
-        if name in WRITES[type(obj)]:
-            return _call_writer(proxy, leaf, target, name, args, named)
-        args = tuple(unwrap(leaf, value) for value in args)
-        if name in ("keys", "values", "items"):
-            return DictView(proxy, name)
-        if name == "get":
-            absent = object()
-            value = obj.get(args[0], absent) if 1 <= len(args) <= 2 and not named else obj.get()
-            if value is absent:
-                return args[1] if len(args) == 2 else None
-            return give(proxy, leaf, value, args[0])
-        result = getattr(obj, name)(*args, **named)
-        return result if _is_frozen(result) else copy_value(proxy, result)
-
-
-# Methods whose result leaves the container, and then belongs to the caller.
-_TAKING = {"pop", "popitem", "popleft"}
-
-
-def _call_writer(
-    proxy: Any, leaf: Any, target: Any, name: str, args: tuple[Any, ...], named: dict[str, Any]
-) -> Any:
-    ensure_attached(proxy, leaf, target)
-    kind = type(current(leaf, target))
-    if name == "sort":
-        pass  # its arguments are a function and a flag
-    elif name in ("extend", "extendleft") or (name.endswith("update") and kind is not dict):
-        args = tuple([adopt(proxy, leaf, item) for item in values] for values in args)
-    elif name == "update":
-        args = ({key: adopt(proxy, leaf, item) for key, item in _items(args, named)},)
-        named = {}
-    elif name in ("remove", "discard"):
-        args = tuple(unwrap(leaf, value) for value in args)
-    elif name not in _TAKING:
-        args = tuple(adopt(proxy, leaf, value) for value in args)
-        named = {key: adopt(proxy, leaf, value) for key, value in named.items()}
-    result = getattr(exposed(leaf, target), name)(*args, **named)
-    leaf.write()
-    if name in _TAKING or result is None:
-        return result
-    return give(proxy, leaf, result, args[0] if args else None)
-
-
-def _items(args: tuple[Any, ...], named: dict[str, Any]) -> list[tuple[Any, Any]]:
-    from theus import _views
-
-    if len(args) > 1:
-        raise TypeError("update() takes at most one positional argument")
-    return _views.as_items(args[0] if args else (), named)
+__all__ = ["plain_copy"]  # C++ calls it by this module's name
 
 
 # --------------------------------------------------------------------- attributes
@@ -177,16 +62,17 @@ def get_attribute(proxy: Any, leaf: Any, target: Any, name: str) -> Any:
     if is_array(leaf, target):
         return _array.get_attribute(proxy, leaf, target, name)
     obj = current(leaf, target)
-    if is_builtin(leaf, obj):
+    if is_builtin(obj):
         if name in READS[type(obj)] or name in WRITES[type(obj)]:
-            return _BuiltinMethod(proxy, leaf, target, name)
+            return BuiltinMethod(proxy, leaf, target, name)
         return getattr(obj, name)  # AttributeError, or a constant
-    if leaf.writable:
-        leaf.expose()
-    value = getattr(current(leaf, target), name)
-    if isinstance(value, _BOUND):
-        return _Method(proxy, leaf, target, name)
-    return give_result(proxy, leaf, target, value, name)
+    value = plain_attribute(obj, name)
+    if value is not ABSENT:
+        return give(proxy, leaf, value, name)
+    if type(class_attribute(type(obj), name)) is types.FunctionType:
+        return Method(proxy, leaf, target, name)
+    value = run(proxy, leaf, target, lambda real: getattr(real, name), name, raising=False)
+    return Method(proxy, leaf, target, name) if isinstance(value, _BOUND) else value
 
 
 def set_attribute(proxy: Any, leaf: Any, target: Any, name: str, value: Any) -> None:
@@ -194,16 +80,23 @@ def set_attribute(proxy: Any, leaf: Any, target: Any, name: str, value: Any) -> 
         _array.set_attribute(proxy, leaf, target, name, value)
         return
     ensure_attached(proxy, leaf, target)
-    leaf.expose()
-    obj = current(leaf, target)
     adopted = adopt(proxy, leaf, value)
-    setattr(obj, name, adopted)
+    leaf.expose()
+    try:
+        setattr(current(leaf, target), name, adopted)
+    except BaseException as error:
+        note(error, leaf, f"setting .{name} of")
+        raise
 
 
 def delete_attribute(proxy: Any, leaf: Any, target: Any, name: str) -> None:
     ensure_attached(proxy, leaf, target)
     leaf.expose()
-    delattr(current(leaf, target), name)
+    try:
+        delattr(current(leaf, target), name)
+    except BaseException as error:
+        note(error, leaf, f"deleting .{name} of")
+        raise
 
 
 # --------------------------------------------------------------------- items
@@ -214,13 +107,16 @@ def get_item(proxy: Any, leaf: Any, target: Any, key: Any) -> Any:
         return _array.get_item(proxy, leaf, target, key)
     obj = current(leaf, target)
     key = unwrap(leaf, key)
-    if not is_builtin(leaf, obj):
-        return _run(proxy, leaf, target, lambda real: real[key], key, raising=False)
+    if not is_builtin(obj):
+        return run(proxy, leaf, target, lambda real: real[key], key, raising=False)
+    if leaf.is_object and leaf.writable and not _is_frozen(key):
+        leaf.expose()  # the keys' own code decides which is equal
     value = obj[key]
-    if isinstance(key, slice) and type(obj) in (list, tuple):
-        return type(obj)(give(proxy, leaf, item) for item in value)
-    if type(obj) is bytearray and isinstance(key, slice):
-        return value  # a new one
+    if isinstance(key, slice):
+        if type(obj) is list or type(obj) is tuple:
+            places = range(len(obj))[key]
+            return type(obj)(give(proxy, leaf, *pair) for pair in zip(value, places, strict=True))
+        return value  # a new one, of something without parts
     return give(proxy, leaf, value, key)
 
 
@@ -229,19 +125,25 @@ def set_item(proxy: Any, leaf: Any, target: Any, key: Any, value: Any) -> None:
         _array.set_item(proxy, leaf, target, key, value)
         return
     ensure_attached(proxy, leaf, target)
+    kind = type(current(leaf, target))
     key = unwrap(leaf, key)
-    if isinstance(key, slice):
+    if isinstance(key, slice) and kind is list:
         adopted: Any = [adopt(proxy, leaf, item) for item in value]
-        adopted = bytes(adopted) if type(current(leaf, target)) is bytearray else adopted
+    elif isinstance(key, slice) and kind is bytearray:
+        adopted = _theus.plain(value)
     else:
-        if not _is_frozen(key):
+        if not _is_frozen(key) and kind in READS:
             key = copy_value(proxy, key)
         if _is_own_place(leaf, target, key, value):
             return
         adopted = adopt(proxy, leaf, value)
     obj = exposed(leaf, target)
-    obj[key] = adopted
-    if is_builtin(leaf, obj):
+    try:
+        obj[key] = adopted
+    except BaseException as error:
+        note(error, leaf, "setting an item of")
+        raise
+    if is_builtin(obj):
         leaf.write()
 
 
@@ -264,182 +166,89 @@ def delete_item(proxy: Any, leaf: Any, target: Any, key: Any) -> None:
     ensure_attached(proxy, leaf, target)
     key = unwrap(leaf, key)
     obj = exposed(leaf, target)
-    del obj[key]
-    if is_builtin(leaf, obj):
+    try:
+        del obj[key]
+    except BaseException as error:
+        note(error, leaf, "deleting an item of")
+        raise
+    if is_builtin(obj):
         leaf.write()
 
 
 def length(proxy: Any, leaf: Any, target: Any) -> int:
     if is_array(leaf, target):
-        return len(_array.readable(leaf, target))
+        return len(_array.operand(leaf, target))
     obj = current(leaf, target)
-    return len(obj) if is_builtin(leaf, obj) else _run(proxy, leaf, target, len)
+    return len(obj) if is_builtin(obj) else run(proxy, leaf, target, len)
 
 
 def truth(proxy: Any, leaf: Any, target: Any) -> bool:
     if is_array(leaf, target):
-        return bool(_array.readable(leaf, target))
+        return bool(_array.operand(leaf, target))
     obj = current(leaf, target)
-    return bool(obj) if is_builtin(leaf, obj) else _run(proxy, leaf, target, bool)
+    return bool(obj) if is_builtin(obj) else run(proxy, leaf, target, bool)
 
 
 def contains(proxy: Any, leaf: Any, target: Any, item: Any) -> Any:
     if is_array(leaf, target):
-        return _array.plain(item) in _array.readable(leaf, target)
+        return _array.plain(item) in _array.operand(leaf, target)
     obj = current(leaf, target)
     item = unwrap(leaf, item)
-    if is_builtin(leaf, obj):
+    if is_builtin(obj) and not runs_code(leaf, obj):
         return item in obj
-    return _run(proxy, leaf, target, lambda real: item in real)
+    return run(proxy, leaf, target, lambda real: item in real)
 
 
 def iterate(proxy: Any, leaf: Any, target: Any) -> Iterator[Any]:
+    """Over anything but the exact built-in containers, which C++ iterates over."""
     if is_array(leaf, target):
         return _array.iterate(proxy, leaf, target)
-    obj = current(leaf, target)
-    if not is_builtin(leaf, obj):
-        return _iterate_object(proxy, leaf, target)
-    if type(obj) in (list, tuple, bytearray):
-        return _iterate_sequence(proxy, leaf, target)
-    return _iterate_container(proxy, leaf, target)
-
-
-def _iterate_sequence(proxy: Any, leaf: Any, target: Any) -> Iterator[Any]:
-    index = 0
-    while True:
-        leaf.check()
-        obj = current(leaf, target)  # anew each time: a write makes the shadow meanwhile
-        if index >= len(obj):
-            return
-        yield give(proxy, leaf, obj[index], index)
-        index += 1
-
-
-def _iterate_container(proxy: Any, leaf: Any, target: Any) -> Iterator[Any]:
-    obj = current(leaf, target)
-    iterator = iter(obj)
-    while True:
-        leaf.check()
-        if current(leaf, target) is not obj:
-            raise RuntimeError(f"{type(obj).__name__} changed during iteration")
-        try:
-            item = next(iterator)
-        except StopIteration:
-            return
-        yield give(proxy, leaf, item)
-
-
-def _iterate_object(proxy: Any, leaf: Any, target: Any) -> Iterator[Any]:
     if leaf.writable:
         leaf.expose()
-        for item in current(leaf, target):
-            yield give_result(proxy, leaf, target, item)
-            leaf.check()
-        return
-    for item in _run(proxy, leaf, target, list):
-        yield item
+        return _iterate_object(proxy, leaf, target, iter(current(leaf, target)))
+    return iter(run(proxy, leaf, target, list))
+
+
+def _iterate_object(proxy: Any, leaf: Any, target: Any, items: Iterator[Any]) -> Iterator[Any]:
+    while True:
+        leaf.check()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except BaseException as error:
+            note(error, leaf, "iterating over")
+            raise
+        yield give_result(proxy, leaf, target, item)
 
 
 def iterate_reversed(proxy: Any, leaf: Any, target: Any) -> Iterator[Any]:
-    return iter(list(iterate(proxy, leaf, target))[::-1])
-
-
-# --------------------------------------------------------------------- operators
-
-
-def compare(proxy: Any, leaf: Any, target: Any, other: Any, name: str) -> Any:
-    if is_array(leaf, target):
-        return getattr(operator, name)(_array.readable(leaf, target), _array.plain(other))
-    obj = current(leaf, target)
-    other = unwrap(leaf, other)
-    if is_builtin(leaf, obj):
-        # A class that compares itself with lists could keep what it is shown: it gets a copy.
-        if type(other) not in READS and not _is_frozen(other):
-            obj = plain_copy(proxy, leaf, target)
-        return getattr(operator, name)(obj, other)
-    return _run(proxy, leaf, target, lambda real: getattr(operator, name)(real, other))
-
-
-def binary(name: str, left: Any, right: Any) -> Any:
-    if any(_is_proxy(side) and is_array(*_parts(side)) for side in (left, right)):
-        return getattr(operator, name)(_array.plain(left), _array.plain(right))
-    operation = divmod if name == "divmod" else getattr(operator, name)
-    return operation(_theus.plain(left), _theus.plain(right))
-
-
-def inplace(proxy: Any, leaf: Any, target: Any, name: str, other: Any) -> Any:
-    if is_array(leaf, target):
-        return _array.inplace(proxy, leaf, target, name, other)
-    obj = current(leaf, target)
-    if type(obj) in (tuple, frozenset):
-        return binary({"iand": "and_", "ior": "or_"}.get(name, name[1:]), proxy, other)
-    ensure_attached(proxy, leaf, target)
-    if is_builtin(leaf, obj):
-        if name == "iadd" and type(obj) is not bytearray:
-            other = [adopt(proxy, leaf, item) for item in other]
-        elif type(obj) is dict:
-            other = {key: adopt(proxy, leaf, item) for key, item in _items((other,), {})}
-        else:
-            other = _theus.plain(other)
-    else:
-        other = adopt(proxy, leaf, other)
-    obj = exposed(leaf, target)
-    result = getattr(operator, name)(obj, other)
-    if is_builtin(leaf, obj):
-        leaf.write()
-    # A class without in-place operators has made a new object, which the program assigns next.
-    return proxy if result is obj else result
-
-
-def unary(proxy: Any, leaf: Any, target: Any, name: str) -> Any:
-    if is_array(leaf, target):
-        return getattr(operator, name)(_array.readable(leaf, target))
-    return getattr(operator, name)(plain_copy(proxy, leaf, target))
-
-
-def convert(proxy: Any, leaf: Any, target: Any, name: str) -> Any:
-    function: Any = {"int": int, "float": float, "index": operator.index}[name]
-    if is_array(leaf, target):
-        return function(_array.readable(leaf, target))
-    return function(plain_copy(proxy, leaf, target))
-
-
-def call(
-    proxy: Any, leaf: Any, target: Any, args: tuple[Any, ...], named: dict[str, Any] | None
-) -> Any:
-    args = tuple(unwrap(leaf, value) for value in args)
-    named = {name: unwrap(leaf, value) for name, value in (named or {}).items()}
-    return _run(proxy, leaf, target, lambda real: real(*args, **named))
+    if not is_array(leaf, target) and not hasattr(current(leaf, target), "__getitem__"):
+        name = type(current(leaf, target)).__name__
+        raise TypeError(f"'{name}' object is not reversible")
+    return iter(list(proxy)[::-1])
 
 
 # --------------------------------------------------------------------- as a whole
 
 
-def string(proxy: Any, leaf: Any, target: Any) -> str:
-    if is_array(leaf, target):
-        return str(_array.readable(leaf, target))
-    obj = current(leaf, target)
-    return str(obj) if is_builtin(leaf, obj) else _run(proxy, leaf, target, str)
-
-
 def directory(proxy: Any, leaf: Any, target: Any) -> list[str]:
-    return dir(_array.readable(leaf, target) if is_array(leaf, target) else current(leaf, target))
-
-
-def plain_copy(proxy: Any, leaf: Any, target: Any) -> Any:
-    if is_array(leaf, target):
-        return _array.plain_copy(leaf, target)
-    if target is None:
-        return leaf.copy()
-    return copy_value(proxy, target)
+    names = dir(_array.operand(leaf, target) if is_array(leaf, target) else current(leaf, target))
+    return names
 
 
 def as_array(proxy: Any, leaf: Any, target: Any, dtype: Any, copy: bool | None) -> Any:
-    if is_array(leaf, target):
-        return _array.as_array(leaf, target, dtype, copy)
     import numpy
 
-    return numpy.asarray(plain_copy(proxy, leaf, target), dtype)
+    value = plain_copy(proxy, leaf, target)
+    array = numpy.asarray(value, dtype)
+    if copy:
+        return array if array.base is None and array is not value else array.copy()
+    if is_array(leaf, target) or not is_builtin(current(leaf, target)):
+        # A write to it would be lost, as it shows this moment only: NumPy refuses it.
+        array = array.view()
+        array.flags.writeable = False
+    return array
 
 
 def shadow_of_part(proxy: Any, leaf: Any, target: Any) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import gc
 import types
 from typing import Any
+
+from theus import _theus
 
 WRITES: dict[type, frozenset[str]] = {
     list: frozenset({"append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse"}),
@@ -41,20 +44,44 @@ WRITES: dict[type, frozenset[str]] = {
             "rotate",
         }
     ),
+    array.array: frozenset(
+        {
+            "append",
+            "byteswap",
+            "clear",
+            "extend",
+            "frombytes",
+            "fromfile",
+            "fromlist",
+            "fromunicode",
+            "insert",
+            "pop",
+            "remove",
+            "reverse",
+        }
+    ),
     tuple: frozenset(),
     frozenset: frozenset(),
 }
 
 
 def _other_methods(cls: type) -> frozenset[str]:
-    return frozenset(
+    names = {
         name
         for name in dir(cls)
         if not name.startswith("_") and callable(getattr(cls, name)) and name not in WRITES[cls]
-    )
+    }
+    if cls is dict:
+        names.add("to_dict")
+    elif cls not in (bytearray, array.array):
+        names.add("to_list")
+    return frozenset(names)
 
 
 READS: dict[type, frozenset[str]] = {cls: _other_methods(cls) for cls in WRITES}
+
+# These read, but tell an address: what is written there is found at commit.
+RUNNING = frozenset({"buffer_info"})
 
 # Where the way through a leaf's objects ends: these are shared with the rest of the program.
 _OUTSIDE = (
@@ -71,22 +98,28 @@ _OUTSIDE = (
 )
 
 
-def reachable(root: Any, target: Any) -> bool:
-    """Whether `target` is `root` or somewhere inside of it. Walks all of it at worst."""
-    if root is target:
-        return True
-    origin = getattr(type(target), "__theus_origin__", None)
-    if origin is not None:
-        target = origin.__get__(target)
-        if target is None or target is root:
-            return True
-    seen = {id(root)}
+def _referents(value: Any) -> list[Any]:
+    if _theus.is_array(value) and value.dtype.hasobject:
+        return [value.ravel().tolist()]  # NumPy does not tell the collector what is inside
+    return gc.get_referents(value)
+
+
+_NOTHING = object()
+
+
+def everything_in(root: Any, wanted: Any = _NOTHING) -> dict[int, Any]:
+    """All objects in `root` by their id, itself included; or those found before `wanted`, and it.
+    Walks all of it at worst."""
+    found = {id(root): root}
     waiting = [root]
-    while waiting:
-        for item in gc.get_referents(waiting.pop()):
-            if item is target:
-                return True
-            if id(item) not in seen and not isinstance(item, _OUTSIDE):
-                seen.add(id(item))
+    while waiting and id(wanted) not in found:
+        for item in _referents(waiting.pop()):
+            if id(item) not in found and (item is wanted or not isinstance(item, _OUTSIDE)):
+                found[id(item)] = item
                 waiting.append(item)
-    return False
+    return found
+
+
+def reachable(root: Any, target: Any) -> bool:
+    """Whether `target` is `root` or somewhere inside of it."""
+    return id(target) in everything_in(root, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import types
 from typing import Any
 
 from theus import _array, _theus
@@ -21,13 +22,18 @@ def current(leaf: Any, target: Any) -> Any:
 
 def is_array(leaf: Any, target: Any) -> bool:
     if target is None:
-        return bool(leaf.array)
-    return type(target) is _array.ArrayPart or _theus.is_array(target)
+        return leaf.array or _theus.is_array(leaf.content)
+    return type(target) in _array.PARTS or _theus.is_array(target)
 
 
-def is_builtin(leaf: Any, obj: Any) -> bool:
+def is_builtin(obj: Any) -> bool:
     """Whether `obj` is of a class whose operations are known to read or to write."""
-    return type(obj) in READS and leaf.is_object is False
+    return type(obj) in READS
+
+
+def runs_code(leaf: Any, obj: Any) -> bool:
+    """Whether to compare or to print a built-in container runs code of unknown classes."""
+    return leaf.is_object and _theus.classify(obj) == "object"
 
 
 # --------------------------------------------------------------------- what goes in
@@ -65,7 +71,7 @@ def adopt(proxy: Any, leaf: Any, value: Any) -> Any:
     work), anything else is copied at this moment."""
     if _is_proxy(value):
         other, target = _parts(value)
-        if other is leaf and not is_array(leaf, target):
+        if other is leaf and type(target) not in _array.PARTS and not _theus.is_array(leaf.content):
             return leaf.shadow if target is None else target
         return private_copy(_theus.plain(value))
     return copy_value(proxy, value)
@@ -74,9 +80,9 @@ def adopt(proxy: Any, leaf: Any, value: Any) -> Any:
 def ensure_attached(proxy: Any, leaf: Any, target: Any) -> None:
     """Raises unless a write to `target` would reach the state."""
     leaf.check_write()
-    if target is None:
-        return
-    if _holds(proxy, leaf, target) or reachable(leaf.shadow, target):
+    while type(target) in _array.PARTS:
+        proxy, target = _theus.origin(proxy)[0], _parts(_theus.origin(proxy)[0])[1]
+    if target is None or _holds(proxy, leaf, target) or reachable(leaf.shadow, target):
         return
     path = _theus.spell_path(leaf.path)
     raise TheusError(
@@ -86,17 +92,57 @@ def ensure_attached(proxy: Any, leaf: Any, target: Any) -> None:
 
 
 def _holds(proxy: Any, leaf: Any, target: Any) -> bool:
-    """Whether `target` is still where the proxy took it from, directly in the leaf's root."""
-    parent, key = _theus.origin(proxy)
-    if not _is_proxy(parent):
-        return False
-    other, container = _parts(parent)
-    if other is not leaf or container is not None:
-        return False
-    root = leaf.shadow
-    if type(root) is list and type(key) is int:
-        return -len(root) <= key < len(root) and root[key] is target
-    return type(root) is dict and root.get(key) is target
+    """Whether `target` is still where the proxy took it from, all the way up to the leaf's root.
+    Runs no code of unknown classes. False also where that cannot be told."""
+    while target is not None:
+        parent, key = _theus.origin(proxy)
+        if not _is_proxy(parent):
+            return False
+        other, container = _parts(parent)
+        if other is not leaf:
+            return False
+        if _look(leaf.shadow if container is None else container, key) is not target:
+            return False
+        proxy, target = parent, container
+    return True
+
+
+def _look(container: Any, key: Any) -> Any:
+    kind = type(container)
+    if kind in (list, tuple, collections.deque):
+        inside = type(key) is int and -len(container) <= key < len(container)
+        return container[key] if inside else ABSENT
+    if kind is dict:
+        return container.get(key, ABSENT) if _is_frozen(key) else ABSENT
+    return plain_attribute(container, key) if type(key) is str else ABSENT
+
+
+ABSENT = object()
+
+
+def plain_attribute(obj: Any, name: str) -> Any:
+    """What the instance itself holds as attribute `name`, if no code of its class has a say in
+    that; else ABSENT."""
+    cls = type(obj)
+    if cls.__getattribute__ is not object.__getattribute__:
+        return ABSENT
+    described = class_attribute(cls, name)
+    if type(described) is types.MemberDescriptorType:  # one of __slots__
+        try:
+            return described.__get__(obj)
+        except AttributeError:
+            return ABSENT
+    if not cls.__dictoffset__ or hasattr(type(described), "__set__"):
+        return ABSENT
+    return obj.__dict__.get(name, ABSENT)
+
+
+def class_attribute(cls: type, name: str) -> Any:
+    """What `cls` or a base of it defines under that name, as it is there; else ABSENT."""
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            return base.__dict__[name]
+    return ABSENT
 
 
 def exposed(leaf: Any, target: Any) -> Any:
@@ -113,28 +159,9 @@ def give(proxy: Any, leaf: Any, value: Any, key: Any = None) -> Any:
     """A part of the leaf, or a frozen value, for the program."""
     if _is_frozen(value):
         return value
-    if _theus.is_array(value) and not leaf.writable:
+    if _theus.is_array(value) and not leaf.writable and not value.dtype.hasobject:
         return _array.read_only(value)
     return leaf.proxy(proxy, key, value)
-
-
-def give_result(proxy: Any, leaf: Any, target: Any, value: Any, key: Any = None) -> Any:
-    """What code of an unknown class returned: a part of the leaf, or a new object."""
-    if _is_frozen(value):
-        return value
-    if value is current(leaf, target):
-        return proxy
-    if type(value) in (list, tuple, dict, set, frozenset, collections.deque):
-        if not reachable(leaf.shadow, value):
-            # New, but it may have parts of the leaf inside.
-            return value if leaf.writable else copy_value(proxy, value)
-    elif not reachable(leaf.shadow, value):
-        if leaf.writable or not reachable(value, current(leaf, target)):
-            return value
-        # Something that acts on the object, such as a data frame's `loc`: a write through it is a
-        # write to the snapshot, which the proxy refuses.
-        return leaf.proxy(proxy, key, value)
-    return give(proxy, leaf, value, key)
 
 
 def private_copy(value: Any) -> Any:
@@ -144,3 +171,12 @@ def private_copy(value: Any) -> Any:
     if type(value) is dict:
         return {key: private_copy(item) for key, item in value.items()}
     return value
+
+
+def plain_copy(proxy: Any, leaf: Any, target: Any) -> Any:
+    """A plain object that belongs to the caller; an array as a read-only one of this moment."""
+    if is_array(leaf, target):
+        return _array.plain_copy(proxy, leaf, target)
+    if target is None:
+        return leaf.copy()
+    return copy_value(proxy, target)

@@ -286,11 +286,13 @@ def test_structured_array(engine):
     assert again.dtype == dtype and (again["id"] == [1, 2, 3]).all()
 
 
-def test_strided_and_fortran_arrays_are_encoded_contiguously(engine):
+def test_strided_arrays_are_encoded_contiguously_and_fortran_order_is_kept(engine):
     base = np.arange(24.0).reshape(4, 6)
     for array in (base[::2, ::3], base.T, base[::-1], np.asfortranarray(base)):
         again = store_and_read(engine, array)
-        assert (again == array).all() and again.flags.c_contiguous
+        assert (again == array).all()
+        assert again.flags.f_contiguous == array.flags.f_contiguous
+        assert again.flags.forc
 
 
 def test_object_arrays_and_subclasses_are_pickled(engine):

@@ -1,0 +1,29 @@
+"""memoryview as a leaf: its bytes lie in shared memory by themselves."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+
+class Portable:
+    """A memoryview on its way into the state. What is read back is a memoryview: read-only and of
+    shared memory in a snapshot, of a private copy in a transaction."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        view = self._view
+        memoryview(b"").cast("B").cast(view.format)  # ValueError: no format of one native type
+        contents = view if view.c_contiguous else bytearray(view.tobytes())
+        return restore, (pickle.PickleBuffer(contents), view.format, view.shape)
+
+
+def restore(buffer: Any, letter: str, shape: tuple[int, ...]) -> memoryview:
+    view = memoryview(buffer).cast("B")
+    if 0 in shape or len(shape) == 1:
+        return view.cast(letter)  # type: ignore[call-overload]
+    return view.cast(letter, shape)  # type: ignore[call-overload]
