@@ -9,6 +9,7 @@
 #include "shm/lock.h"
 #include "shm/reclaim.h"
 #include "shm/tables.h"
+#include "shm/waiters.h"
 
 namespace theus::shm {
 namespace {
@@ -49,7 +50,8 @@ struct Arbiter::Impl {
         lock(shared, its_slot),
         tables(shared),
         reclaimer(tables),
-        committer(tables, reclaimer) {}
+        committer(tables, reclaimer),
+        waiters(tables) {}
 
   bool take(Acquired acquired) {
     if (acquired == Acquired::kNo) return false;
@@ -75,6 +77,7 @@ struct Arbiter::Impl {
   Tables tables;
   Reclaimer reclaimer;
   Committer committer;
+  Waiters waiters;
   std::uint32_t commits_since_reclaim = 0;
   std::uint64_t combined = 0;
   // Where the eviction of `sweeping` stands; a new process starts it again from 0.
@@ -132,6 +135,8 @@ void Arbiter::Impl::repair() {
       if (deaths.load(std::memory_order_relaxed) >= 2) answer(other, {Outcome::kPoison});
     }
     header.working_slot.store(0, std::memory_order_release);
+    // It may have committed and not told those who wait for it.
+    waiters.notify_all();
   }
   header.repairs.store(header.repairs.load(std::memory_order_relaxed) + 1,
                        std::memory_order_relaxed);
@@ -203,6 +208,7 @@ void Arbiter::Impl::serve(std::uint32_t other) {
   header.working_slot.store(0, std::memory_order_release);
   if (decision.outcome == Outcome::kCommitted) {
     ++commits_since_reclaim;
+    if (waiters.any()) waiters.notify(decision.version);
     const std::uint64_t keys = header.key_count.load(std::memory_order_relaxed);
     if (Index::wants_growth(header, keys)) {
       tables.journal.begin(kNoVersion);
@@ -320,6 +326,7 @@ bool Arbiter::evict(std::uint32_t gone) {
   if (header.turn_slot.load(std::memory_order_relaxed) == gone + 1) {
     header.turn_slot.store(0, std::memory_order_release);
   }
+  impl_->waiters.remove_all_of(gone);
   Desk& desk = impl_->space.desk(gone);
   const std::uint32_t pins = std::min(desk.pins_high.load(std::memory_order_acquire), kPinsPerDesk);
   for (std::uint32_t i = 0; i < pins; ++i) desk.pins[i].store(0, std::memory_order_release);
@@ -559,6 +566,18 @@ bool Arbiter::turn_elsewhere() const {
       impl_->space.header().turn_slot.load(std::memory_order_relaxed);
   return holder != 0 && holder != impl_->slot + 1;
 }
+
+std::optional<std::uint32_t> Arbiter::add_waiter(std::span<const std::uint64_t> interests) {
+  return impl_->waiters.add(impl_->slot, interests);
+}
+
+bool Arbiter::rearm_waiter(std::uint32_t waiter, std::span<const std::uint64_t> interests) {
+  return impl_->waiters.rearm(waiter, impl_->slot, interests);
+}
+
+void Arbiter::remove_waiter(std::uint32_t waiter) { impl_->waiters.remove(waiter, impl_->slot); }
+
+void Arbiter::wake_waiter(std::uint32_t waiter) { impl_->waiters.wake(waiter, impl_->slot); }
 
 bool Arbiter::anyone_waiting() const {
   const Header& header = impl_->space.header();

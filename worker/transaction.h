@@ -62,6 +62,7 @@ class Snapshot {
   void close();
 
   std::uint64_t version() const { return version_; }
+  const shm::Space& space() const { return session_->space(); }
   std::uint64_t root() const;                         // node id
   Value find(std::uint64_t node, KeyView key) const;  // kAbsent when there is none
   std::uint64_t size(std::uint64_t node) const;       // entries
@@ -90,6 +91,7 @@ class Snapshot {
 
 enum class Isolation : std::uint8_t { kSerializable, kSnapshot };
 
+class ReadSet;  // waiting.h
 class Transaction;
 struct Mapping;
 
@@ -215,6 +217,8 @@ class Transaction {
 
   // True if commit() would submit something.
   bool has_writes() const;
+  // A copy of what the program has read so far; it outlives the transaction.
+  ReadSet read_set() const;
 
   // Called for each entry whose `user` is not null, when the transaction ends.
   using UserHook = void (*)(void* user);
