@@ -135,9 +135,9 @@ void Arbiter::Impl::repair() {
       if (deaths.load(std::memory_order_relaxed) >= 2) answer(other, {Outcome::kPoison});
     }
     header.working_slot.store(0, std::memory_order_release);
-    // It may have committed and not told those who wait for it.
-    waiters.notify_all();
   }
+  // It may have committed, even answered, and not told all those who wait for it.
+  waiters.wake_all();
   header.repairs.store(header.repairs.load(std::memory_order_relaxed) + 1,
                        std::memory_order_relaxed);
 }
@@ -576,8 +576,6 @@ bool Arbiter::rearm_waiter(std::uint32_t waiter, std::span<const std::uint64_t> 
 }
 
 void Arbiter::remove_waiter(std::uint32_t waiter) { impl_->waiters.remove(waiter, impl_->slot); }
-
-void Arbiter::wake_waiter(std::uint32_t waiter) { impl_->waiters.wake(waiter, impl_->slot); }
 
 bool Arbiter::anyone_waiting() const {
   const Header& header = impl_->space.header();

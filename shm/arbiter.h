@@ -69,11 +69,10 @@ class Arbiter {
   // `nanoseconds`. False: somebody else has the turn.
   bool claim_turn(std::uint64_t nanoseconds);
 
-  // A wait of this process (waiters.h): registered, armed again with new interests, woken by
-  // ourselves, ended. nullopt: kMaxWaiters waits are under way. False: we have been evicted.
+  // A wait of this process (waiters.h): registered, armed again with new interests, ended.
+  // nullopt: kMaxWaiters waits are under way. False: we have been evicted.
   std::optional<std::uint32_t> add_waiter(std::span<const std::uint64_t> interests);
   bool rearm_waiter(std::uint32_t waiter, std::span<const std::uint64_t> interests);
-  void wake_waiter(std::uint32_t waiter);
   void remove_waiter(std::uint32_t waiter);
 
   // Gives unused cells of this process's stock back to their extents, the last ones of `units`

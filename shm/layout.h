@@ -237,9 +237,10 @@ inline constexpr std::uint32_t kMaxWaiters = 2048;
 inline constexpr std::uint32_t kWaiterInterests = 29;
 inline constexpr std::uint32_t kEverything = 0xFFFFFFFFu;
 
-// One wait under way (waiters.h). Written under the lock; its waiter sleeps on `wake`.
+// One wait under way (waiters.h). Written under the lock; its waiter sleeps on `wake`, which its
+// own process may also set without the lock.
 struct alignas(64) WaiterRecord {
-  HalfWord wake;   // 0: armed; 1: a commit has touched it since
+  HalfWord wake;   // 0: armed; 1: a commit has touched it since, or its process wants it to look
   HalfWord slot;   // slot + 1 of the process that waits, 0: free
   HalfWord count;  // of interests; kEverything: every commit
   HalfWord reserved;

@@ -30,7 +30,8 @@ std::uint64_t interest_below(std::uint64_t key_sort) { return mix(key_sort ^ 0x5
 std::uint64_t interest_node(std::uint64_t node) { return mix(node ^ 0x9e3779b97f4a7c15ull); }
 
 // Nobody looks at a record before its `slot` is set, and only lock owners do: plain order is
-// enough, the lock's release publishes it. `wake` is slept upon by its own process alone.
+// enough, the lock's release publishes it. `wake` is slept upon by its own process alone. A death
+// in here is the waiter's own: its eviction frees the record, whatever it names.
 void Waiters::fill(WaiterRecord& record, std::span<const std::uint64_t> interests) {
   std::uint64_t bloom = 0;
   if (interests.size() > kWaiterInterests) {
@@ -101,28 +102,30 @@ void Waiters::lower_high() {
 void Waiters::remove_all_of(std::uint32_t slot) {
   if (!any()) return;
   for (std::uint32_t i = high_of(tables_.header()); i-- > 0;) {
-    wake(i, slot);
+    WaiterRecord* record = own(i, slot);
+    if (record == nullptr) continue;
+    wake(*record);
     remove(i, slot);
   }
 }
 
-// A waiter that has been called and has not yet looked is not called again.
-void Waiters::call(WaiterRecord& record) {
-  if (record.wake.load(std::memory_order_relaxed) != 0) return;
+void Waiters::wake(WaiterRecord& record) {
   record.wake.store(1, std::memory_order_release);
   futex_wake(record.wake);
 }
 
-void Waiters::wake(std::uint32_t waiter, std::uint32_t slot) {
-  if (WaiterRecord* record = own(waiter, slot); record != nullptr) call(*record);
+// A waiter that has been called and has not yet looked is not called again.
+void Waiters::call(WaiterRecord& record) {
+  if (record.wake.load(std::memory_order_relaxed) == 0) wake(record);
 }
 
-void Waiters::notify_all() {
+// Those, too, whose `wake` is set: its owner may have died before the call.
+void Waiters::wake_all() {
   Header& header = tables_.header();
   const std::uint32_t high = high_of(header);
   for (std::uint32_t i = 0; i < high; ++i) {
     WaiterRecord& record = header.waiting_table[i];
-    if (record.slot.load(std::memory_order_relaxed) != 0) call(record);
+    if (record.slot.load(std::memory_order_relaxed) != 0) wake(record);
   }
 }
 
@@ -172,9 +175,8 @@ bool Waiters::concerns(const WaiterRecord& record) const {
   for (std::uint32_t i = 0; i < count; ++i) {
     const std::uint64_t interest = record.interest[i].load(std::memory_order_relaxed);
     const std::uint64_t* end = touched_ + touched_count_;
-    const bool found = touched_count_ > kSortFrom
-                           ? std::binary_search(touched_, end, interest)
-                           : std::find(touched_, end, interest) != end;
+    const bool found = touched_count_ > kSortFrom ? std::binary_search(touched_, end, interest)
+                                                  : std::find(touched_, end, interest) != end;
     if (found) return true;
   }
   return false;
@@ -183,18 +185,16 @@ bool Waiters::concerns(const WaiterRecord& record) const {
 void Waiters::notify(std::uint64_t version) {
   Header& header = tables_.header();
   const std::uint32_t high = high_of(header);
-  bool collected = false;
+  bool collected = false, everybody = false;
   for (std::uint32_t i = 0; i < high; ++i) {
     WaiterRecord& record = header.waiting_table[i];
     if (record.slot.load(std::memory_order_relaxed) == 0 ||
         record.wake.load(std::memory_order_relaxed) != 0) {
       continue;
     }
-    if (!collected) {
-      if (!collect(version)) return notify_all();
-      collected = true;
-    }
-    if (concerns(record)) call(record);
+    if (!collected) everybody = !collect(version);
+    collected = true;
+    if (everybody || concerns(record)) call(record);
   }
 }
 

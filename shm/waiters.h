@@ -31,15 +31,11 @@ class Waiters {
   // Every wait of a process that is gone, or given up: whoever still sleeps there is woken.
   void remove_all_of(std::uint32_t slot);
 
-  bool any() const {
-    return tables_.header().waiters.load(std::memory_order_relaxed) != 0;
-  }
+  bool any() const { return tables_.header().waiters.load(std::memory_order_relaxed) != 0; }
   // Wakes those that the newest commit concerns. After the clock's store.
   void notify(std::uint64_t version);
-  // Wakes all: some commit may not have been told to anybody.
-  void notify_all();
-  // Wakes one, so that its process looks at what it wants to wait for.
-  void wake(std::uint32_t waiter, std::uint32_t slot);
+  // Wakes all, after a death: some commit may not have been told to everybody.
+  void wake_all();
 
  private:
   // What a delta has touched, without allocating. Too much: everybody is concerned.
@@ -51,6 +47,7 @@ class Waiters {
   bool concerns(const WaiterRecord& record) const;
   WaiterRecord* own(std::uint32_t waiter, std::uint32_t slot) const;
   static void call(WaiterRecord& record);
+  static void wake(WaiterRecord& record);
   void lower_high();
 
   Tables& tables_;

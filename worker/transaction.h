@@ -129,6 +129,8 @@ struct Mapping {
   std::uint32_t resizes = 0;  // inserts and deletes made by this transaction (iteration guard)
   bool detached = false;      // replaced or deleted by this transaction
   // implementation
+  std::uint64_t cleared_node = 0;  // `node` before a clear(), and whether
+  bool cleared_read = false;       // anything in it had been read by then
   bool read_structure = false;
   bool read_emptiness = false;
   bool seen_empty = false;

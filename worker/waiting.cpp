@@ -1,5 +1,9 @@
 #include "worker/waiting.h"
 
+#include <algorithm>
+#include <optional>
+#include <unordered_set>
+
 #include "shm/futex.h"
 #include "shm/waiters.h"
 #include "worker/reader.h"
@@ -38,8 +42,8 @@ bool changed_since(const Snapshot& snapshot, const WatchedPath& path, std::uint6
   std::uint64_t node = snapshot.root();
   for (std::size_t i = 0; i < path.size(); ++i) {
     const KeyView key = path[i].view();
-    const Found found = lookup(snapshot.space(), node, key, hash_of(snapshot, node, key),
-                               snapshot.version());
+    const Found found =
+        lookup(snapshot.space(), node, key, hash_of(snapshot, node, key), snapshot.version());
     if (!found.visible) return structure_version(snapshot, node) > since;
     // Version 0: it came with its mapping, whose binding is older or younger than `since` for both.
     if (found.seen.version > since) return true;
@@ -50,11 +54,7 @@ bool changed_since(const Snapshot& snapshot, const WatchedPath& path, std::uint6
 }
 
 void add_interests(const Snapshot& snapshot, const WatchedPath& path, Interests* interests) {
-  if (path.empty()) {
-    // Everything: more than a record can name.
-    interests->resize(shm::kWaiterInterests + 1, 0);
-    return;
-  }
+  interests->everything = interests->everything || path.empty();
   std::uint64_t node = snapshot.root();
   for (std::size_t i = 0; i < path.size(); ++i) {
     const KeyView key = path[i].view();
@@ -63,10 +63,10 @@ void add_interests(const Snapshot& snapshot, const WatchedPath& path, Interests*
     const Found found = lookup(snapshot.space(), node, key, hash, snapshot.version());
     const bool goes_on = found.visible && found.seen.shape.kind == shm::ValueKind::kNode;
     if (i + 1 == path.size()) {
-      interests->push_back(shm::interest_below(sort));
+      interests->hashes.push_back(shm::interest_below(sort));
       return;
     }
-    interests->push_back(shm::interest_exact(sort));
+    interests->hashes.push_back(shm::interest_exact(sort));
     if (!goes_on) return;
     node = found.seen.value;
   }
@@ -79,11 +79,16 @@ ReadSet Transaction::read_set() const {
   set.version_ = s.version;
   for (const Mapping* mapping : s.mappings) {
     const Entry* binding = mapping->bound_at;
-    if (mapping->node == 0) continue;
+    if (mapping->cleared_node != 0) {
+      set.cleared_.push_back({mapping->cleared_node, binding->hash});
+      set.cleared_read_ = set.cleared_read_ || mapping->cleared_read;
+    }
+    if (mapping->node == 0 && mapping->cleared_node == 0) continue;
     if (binding != nullptr && binding->present_in_snapshot) {
       set.bindings_.push_back({binding->mapping->node, OwnKey(binding->key), binding->hash,
                                binding->record_link, 0, true});
     }
+    if (mapping->node == 0) continue;
     if (mapping->read_structure || mapping->read_emptiness) {
       set.nodes_.push_back({mapping->node, !mapping->read_structure, mapping->seen_empty});
     }
@@ -103,8 +108,7 @@ bool ReadSet::changed(const Snapshot& snapshot, const Item& item) const {
   if (found.visible != (item.record_link != 0)) return true;
   if (!found.visible || found.seen.link.raw == item.record_link) return false;
   if (item.value_read) return true;
-  const std::uint64_t place =
-      std::uint64_t{found.seen.chunk} << 32 | (found.seen.shape.place + 1u);
+  const std::uint64_t place = std::uint64_t{found.seen.chunk} << 32 | (found.seen.shape.place + 1u);
   return item.place != 0 && item.place != place;
 }
 
@@ -115,6 +119,10 @@ bool ReadSet::changed(const Snapshot& snapshot) const {
       if (changed(snapshot, item)) return true;
     }
   }
+  for (const Cleared& cleared : cleared_) {
+    if (below_version(snapshot, cleared.node) > version_) return true;
+  }
+  // Last: a mapping's node may be gone when a binding or what it was cleared with has changed.
   for (const Node& node : nodes_) {
     if (node.only_emptiness) {
       const bool empty = count_entries(snapshot.space(), node.node, snapshot.version()) == 0;
@@ -127,75 +135,104 @@ bool ReadSet::changed(const Snapshot& snapshot) const {
 }
 
 void ReadSet::add_interests(Interests* interests) const {
+  std::unordered_set<std::uint64_t> whole;  // mappings all of whose keys count
+  for (const Node& node : nodes_) whole.insert(node.node);
+  // Too many keys to name: then all of their mappings', which is still less than everything.
+  const bool coarse =
+      bindings_.size() + items_.size() + nodes_.size() + cleared_.size() > shm::kWaiterInterests;
+  for (const Item& item : items_) {
+    if (coarse) whole.insert(item.node);
+  }
   for (const auto* items : {&bindings_, &items_}) {
     for (const Item& item : *items) {
-      interests->push_back(shm::interest_exact(shm::key_sort(item.hash)));
+      if (whole.contains(item.node)) continue;
+      interests->hashes.push_back(shm::interest_exact(shm::key_sort(item.hash)));
     }
   }
-  for (const Node& node : nodes_) interests->push_back(shm::interest_node(node.node));
+  for (const std::uint64_t node : whole) interests->hashes.push_back(shm::interest_node(node));
+  for (const Cleared& cleared : cleared_) {
+    interests->hashes.push_back(shm::interest_below(shm::key_sort(cleared.hash)));
+  }
 }
 
+Wait::Wait(Session& session) : session_(session), waiter_(shm::kMaxWaiters) {}
+
 Wait::~Wait() { disarm(); }
+
+const shm::WaiterRecord* Wait::record() const {
+  const std::uint32_t waiter = waiter_.load(std::memory_order_acquire);
+  return waiter == shm::kMaxWaiters ? nullptr : &session_.space().header().waiting_table[waiter];
+}
 
 void Wait::arm(const Interests& interests) {
   if (session_.forked()) {
     throw Error("this wait belongs to the parent process; attach again after fork");
   }
-  Session::Internals& in = session_.internals();
-  in.lock();
-  bool ours = true;
-  if (waiter_) {
-    ours = in.arbiter.rearm_waiter(*waiter_, interests);
+  std::vector<std::uint64_t> hashes = interests.hashes;
+  if (interests.everything) {
+    hashes.assign(shm::kWaiterInterests + 1, 0);  // more than a record can name
   } else {
-    waiter_ = in.arbiter.add_waiter(interests);
+    std::sort(hashes.begin(), hashes.end());
+    hashes.erase(std::unique(hashes.begin(), hashes.end()), hashes.end());
+  }
+  Session::Internals& in = session_.internals();
+  const std::uint32_t known = waiter_.load(std::memory_order_relaxed);
+  in.lock();
+  std::optional<std::uint32_t> added;
+  bool ours = true;
+  if (known != shm::kMaxWaiters) {
+    ours = in.arbiter.rearm_waiter(known, hashes);
+  } else {
+    added = in.arbiter.add_waiter(hashes);
   }
   in.arbiter.unlock();
   if (!ours) {
-    waiter_.reset();
+    waiter_.store(shm::kMaxWaiters, std::memory_order_release);
     throw CoordinatorLost("the coordinator has given this process up for dead; attach again");
   }
-  if (!waiter_) {
+  if (known != shm::kMaxWaiters) return;
+  if (!added) {
     throw Error("all processes together are in " + std::to_string(shm::kMaxWaiters) +
                 " waits on '" + session_.name() +
                 "', which is the most there can be; let fewer threads wait, or use asyncio, "
                 "whose waits in one process count as one");
   }
+  waiter_.store(*added, std::memory_order_release);
 }
 
 // Not being able to take the lock leaves the record behind: it costs one look per commit until the
 // process is gone.
 void Wait::disarm() noexcept {
-  if (!waiter_ || session_.forked() || session_.internals().lost) return;
+  const std::uint32_t waiter = waiter_.exchange(shm::kMaxWaiters, std::memory_order_acq_rel);
+  if (waiter == shm::kMaxWaiters || session_.forked() || session_.internals().lost) return;
   Session::Internals& in = session_.internals();
   try {
     in.lock();
   } catch (const Error&) {
-    waiter_.reset();
     return;
   }
-  in.arbiter.remove_waiter(*waiter_);
+  in.arbiter.remove_waiter(waiter);
   in.arbiter.unlock();
-  waiter_.reset();
 }
 
 bool Wait::woken() const {
-  if (!waiter_) return true;
-  const shm::WaiterRecord& record = session_.space().header().waiting_table[*waiter_];
-  return record.wake.load(std::memory_order_acquire) != 0;
+  const shm::WaiterRecord* own = record();
+  return own == nullptr || own->wake.load(std::memory_order_acquire) != 0;
 }
 
 bool Wait::sleep(std::uint64_t nanoseconds) const {
-  if (!waiter_) return true;
-  const shm::WaiterRecord& record = session_.space().header().waiting_table[*waiter_];
-  return shm::futex_wait(record.wake, 0, nanoseconds);
+  const shm::WaiterRecord* own = record();
+  return own == nullptr || shm::futex_wait(own->wake, 0, nanoseconds);
 }
 
+// Without the lock, so that a lock which is stuck holds up nobody here. Who sleeps there is of this
+// process; should it have been evicted in between, a stranger is woken for nothing.
 void Wait::wake() {
-  if (!waiter_ || session_.forked()) return;
-  Session::Internals& in = session_.internals();
-  in.lock();
-  in.arbiter.wake_waiter(*waiter_);
-  in.arbiter.unlock();
+  const std::uint32_t waiter = waiter_.load(std::memory_order_acquire);
+  if (waiter == shm::kMaxWaiters || session_.forked()) return;
+  shm::HalfWord& word = session_.space().writable().waiting_table[waiter].wake;
+  word.store(1, std::memory_order_release);
+  shm::futex_wake(word);
 }
 
 }  // namespace theus::worker

@@ -2,17 +2,16 @@
 // wait is the caller's loop: it alone knows when a lock of its own (Python's GIL) may be let go.
 //
 //   wait.arm(interests);          // serialized with other calls on the session
-//   if (changed) return;          // by a Snapshot that is taken after arm()
+//   if (changed) return;          // by a Snapshot that is taken after arm() and closed again
 //   wait.sleep(nanoseconds);      // without any lock
 //   (again)
 //
-// Thread safety: as for Transaction, except Wait::sleep and Wait::woken, which touch nothing but
-// the word they sleep on.
+// Thread safety: as for Transaction, except Wait::sleep, Wait::woken and Wait::wake, which touch
+// nothing but the word that is slept on.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
-#include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -32,7 +31,10 @@ struct OwnKey {
   }
 };
 using WatchedPath = std::vector<OwnKey>;  // from the root; empty: the whole state
-using Interests = std::vector<std::uint64_t>;
+struct Interests {
+  std::vector<std::uint64_t> hashes;
+  bool everything = false;
+};
 
 // True if the path, anything below it or an ancestor of it has changed after `since`, up to the
 // snapshot's version. Where the path does not exist it may be true for a change beside it.
@@ -43,7 +45,7 @@ void add_interests(const Snapshot& snapshot, const WatchedPath& path, Interests*
 // What a transaction has read. Made by Transaction::read_set().
 class ReadSet {
  public:
-  bool empty() const { return items_.empty() && nodes_.empty(); }
+  bool empty() const { return items_.empty() && nodes_.empty() && !cleared_read_; }
   // True if a transaction on the snapshot's version would have read something else.
   bool changed(const Snapshot& snapshot) const;
   void add_interests(Interests* interests) const;
@@ -67,6 +69,13 @@ class ReadSet {
   std::vector<Item> bindings_;  // of the mappings on the way; read by themselves they are no reads
   std::vector<Item> items_;
   std::vector<Node> nodes_;
+  struct Cleared {
+    std::uint64_t node, hash;  // its id, and the hash of the key that it is bound to
+  };
+  // Mappings that the transaction itself has cleared: what it had read in them is forgotten, so
+  // whatever changes in them counts.
+  std::vector<Cleared> cleared_;
+  bool cleared_read_ = false;  // it had read something in one of them
 
   bool changed(const Snapshot& snapshot, const Item& item) const;
 };
@@ -74,7 +83,7 @@ class ReadSet {
 // One wait of this process. Registered from the first arm() to disarm().
 class Wait {
  public:
-  explicit Wait(Session& session) : session_(session) {}
+  explicit Wait(Session& session);
   ~Wait();
   Wait(const Wait&) = delete;
   Wait& operator=(const Wait&) = delete;
@@ -86,12 +95,15 @@ class Wait {
   // Sleeps until a commit has touched it, at most so long. Early on a signal. False: time is up.
   bool sleep(std::uint64_t nanoseconds) const;
   bool woken() const;
-  // Wakes whoever sleeps in it, from another thread.
+  // Wakes whoever sleeps in it, from another thread; takes no lock. A wake-up that meets arm() is
+  // lost: say first what it is for, and look at that between arm() and sleep().
   void wake();
 
  private:
+  const shm::WaiterRecord* record() const;
+
   Session& session_;
-  std::optional<std::uint32_t> waiter_;
+  std::atomic<std::uint32_t> waiter_;  // its record's number; none: kMaxWaiters
 };
 
 }  // namespace theus::worker

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <thread>
@@ -40,6 +41,9 @@ Interests interests_of(Session& session, const WatchedPath& path) {
   return interests;
 }
 
+// Of no key that there is.
+Interests any_interest() { return {{1, 2, 3}, false}; }
+
 void fill(Transaction& t) {
   t.put_int(at(t, {"top"}), 0);
   worker::Mapping* a = t.put_mapping(at(t, {"a"}));
@@ -74,13 +78,31 @@ struct Change {
 const std::vector<Change>& changes() {
   static const std::vector<Change> all = {
       {"top", [](Transaction& t) { t.put_int(at(t, {"top"}), 1); }},
-      {"a.x", [](Transaction& t) { t.put_int(at(t, {"a", "x"}), 1); }},
-      {"a.b.y", [](Transaction& t) { t.put_int(at(t, {"a", "b", "y"}), 1); }},
-      {"a.b.z deleted", [](Transaction& t) { t.erase(at(t, {"a", "b", "z"})); }},
-      {"a.b.new", [](Transaction& t) { t.put_int(at(t, {"a", "b", "new"}), 1); }},
-      {"a.b replaced", [](Transaction& t) { t.put_int(at(t, {"a", "b"}), 1); }},
+      {"a.x",
+       [](Transaction& t) {
+         t.put_int(at(t, {"a", "x"}), 1);
+       }},
+      {"a.b.y",
+       [](Transaction& t) {
+         t.put_int(at(t, {"a", "b", "y"}), 1);
+       }},
+      {"a.b.z deleted",
+       [](Transaction& t) {
+         t.erase(at(t, {"a", "b", "z"}));
+       }},
+      {"a.b.new",
+       [](Transaction& t) {
+         t.put_int(at(t, {"a", "b", "new"}), 1);
+       }},
+      {"a.b replaced",
+       [](Transaction& t) {
+         t.put_int(at(t, {"a", "b"}), 1);
+       }},
       {"a deleted", [](Transaction& t) { t.erase(at(t, {"a"})); }},
-      {"a.b cleared", [](Transaction& t) { t.clear(t.child(at(t, {"a", "b"}))); }},
+      {"a.b cleared",
+       [](Transaction& t) {
+         t.clear(t.child(at(t, {"a", "b"})));
+       }},
   };
   return all;
 }
@@ -92,14 +114,15 @@ struct Row {
 
 const std::vector<Row>& rows() {
   static const std::vector<Row> all = {
-      {{}, {"top", "a.x", "a.b.y", "a.b.z deleted", "a.b.new", "a.b replaced", "a deleted",
-            "a.b cleared"}},
+      {{},
+       {"top", "a.x", "a.b.y", "a.b.z deleted", "a.b.new", "a.b replaced", "a deleted",
+        "a.b cleared"}},
       {{"top"}, {"top"}},
-      {{"a"}, {"a.x", "a.b.y", "a.b.z deleted", "a.b.new", "a.b replaced", "a deleted",
-               "a.b cleared"}},
+      {{"a"},
+       {"a.x", "a.b.y", "a.b.z deleted", "a.b.new", "a.b replaced", "a deleted", "a.b cleared"}},
       {{"a", "x"}, {"a.x", "a deleted"}},
-      {{"a", "b"}, {"a.b.y", "a.b.z deleted", "a.b.new", "a.b replaced", "a deleted",
-                    "a.b cleared"}},
+      {{"a", "b"},
+       {"a.b.y", "a.b.z deleted", "a.b.new", "a.b replaced", "a deleted", "a.b cleared"}},
       {{"a", "b", "y"}, {"a.b.y", "a.b replaced", "a deleted", "a.b cleared"}},
       {{"a", "b", "new"}, {"a.b.new", "a.b replaced", "a deleted", "a.b cleared"}},
       {{"a", "none", "deeper"}, {"a deleted"}},
@@ -191,17 +214,17 @@ TEST_F(WorkerWaiting, TheTableIsFull) {
   std::vector<std::unique_ptr<Wait>> waits;
   for (std::uint32_t i = 0; i < shm::kMaxWaiters; ++i) {
     waits.push_back(std::make_unique<Wait>(*waiter));
-    waits.back()->arm({1});
+    waits.back()->arm(any_interest());
   }
   Wait one_more(*writer);
   try {
-    one_more.arm({1});
+    one_more.arm(any_interest());
     ADD_FAILURE() << "there was room";
   } catch (const worker::Error& error) {
     EXPECT_NE(std::string(error.what()).find("2048"), std::string::npos) << error.what();
   }
   waits.erase(waits.begin() + 7);
-  one_more.arm({1});
+  one_more.arm(any_interest());
   EXPECT_EQ(world.space().header().waiters.load(), shm::kMaxWaiters);
   waits.clear();
   one_more.disarm();
@@ -215,14 +238,30 @@ TEST_F(WorkerWaiting, AReadSetKnowsWhatItHasRead) {
     std::vector<std::string> changed_by;
   };
   const std::vector<Read> reads = {
-      {"value", [](Transaction& t) { read(t, {"a", "x"}); }, {"a.x", "a deleted"}},
-      {"absence", [](Transaction& t) { read(t, {"a", "b", "new"}); },
+      {"value",
+       [](Transaction& t) {
+         read(t, {"a", "x"});
+       },
+       {"a.x", "a deleted"}},
+      {"absence",
+       [](Transaction& t) {
+         read(t, {"a", "b", "new"});
+       },
        {"a.b.new", "a.b replaced", "a deleted", "a.b cleared"}},
-      {"presence", [](Transaction& t) { t.contains(at(t, {"a", "b", "y"})); },
+      {"presence",
+       [](Transaction& t) {
+         t.contains(at(t, {"a", "b", "y"}));
+       },
        {"a.b replaced", "a deleted", "a.b cleared"}},
-      {"size", [](Transaction& t) { t.size(t.child(at(t, {"a", "b"}))); },
+      {"size",
+       [](Transaction& t) {
+         t.size(t.child(at(t, {"a", "b"})));
+       },
        {"a.b.z deleted", "a.b.new", "a.b replaced", "a deleted", "a.b cleared"}},
-      {"emptiness", [](Transaction& t) { t.empty(t.child(at(t, {"a", "b"}))); },
+      {"emptiness",
+       [](Transaction& t) {
+         t.empty(t.child(at(t, {"a", "b"})));
+       },
        {"a.b replaced", "a deleted", "a.b cleared"}},
   };
   for (const Read& each : reads) {
@@ -250,6 +289,56 @@ TEST_F(WorkerWaiting, AReadSetKnowsWhatItHasRead) {
   }
 }
 
+TEST_F(WorkerWaiting, WhatWasReadBeforeAClearIsRemembered) {
+  for (const bool has_read : {true, false}) {
+    for (const Change& change : changes()) {
+      World fresh(shm::kMinCapacityBytes);
+      const auto one = fresh.attach(), other = fresh.attach();
+      commit(*other, fill);
+      Transaction transaction(*one);
+      transaction.begin(Isolation::kSerializable);
+      worker::Mapping* b = transaction.child(at(transaction, {"a", "b"}));
+      if (has_read) transaction.read(transaction.entry(b, key("y")));
+      transaction.clear(b);
+      const ReadSet set = transaction.read_set();
+      transaction.rollback();
+      EXPECT_EQ(set.empty(), !has_read);
+      Interests interests;
+      set.add_interests(&interests);
+      Wait wait(*one);
+      wait.arm(interests);
+      EXPECT_FALSE(set.changed(Snapshot(*one)));
+      commit(*other, change.apply);
+      const std::string name = change.name;
+      const bool wanted = name != "top" && name != "a.x";
+      EXPECT_EQ(set.changed(Snapshot(*one)), wanted) << name;
+      EXPECT_TRUE(wait.woken() || !wanted) << name;
+    }
+  }
+}
+
+TEST_F(WorkerWaiting, ReadSetsThatAreTooLargeToNameStillWakeForTheirMappingsOnly) {
+  commit(*writer, [](Transaction& t) {
+    for (int i = 0; i < 100; ++i) t.put_int(at(t, {"a", "b", "k" + std::to_string(i)}), i);
+  });
+  Transaction transaction(*waiter);
+  transaction.begin(Isolation::kSerializable);
+  for (int i = 0; i < 100; ++i) read(transaction, {"a", "b", "k" + std::to_string(i)});
+  const ReadSet set = transaction.read_set();
+  transaction.rollback();
+  Interests interests;
+  set.add_interests(&interests);
+  Wait wait(*waiter);
+  wait.arm(interests);
+  commit(*writer, [](Transaction& t) { t.put_int(at(t, {"c"}), 1); });
+  commit(*writer, [](Transaction& t) { t.put_mapping(at(t, {"d"})); });
+  EXPECT_FALSE(wait.woken());
+  EXPECT_FALSE(set.changed(Snapshot(*waiter)));
+  commit(*writer, [](Transaction& t) { t.put_int(at(t, {"a", "b", "k7"}), -1); });
+  EXPECT_TRUE(wait.woken());
+  EXPECT_TRUE(set.changed(Snapshot(*waiter)));
+}
+
 TEST_F(WorkerWaiting, NothingReadIsAnEmptyReadSet) {
   Transaction transaction(*waiter);
   transaction.begin(Isolation::kSerializable);
@@ -264,8 +353,8 @@ TEST_F(WorkerWaiting, WaitsOfADeadProcessComeBack) {
   ASSERT_EQ(pipe(ready), 0);
   const pid_t child = fork_worker(world, slot, [&](Session& session) {
     Wait first(session), second(session);
-    first.arm({1, 2, 3});
-    second.arm({4});
+    first.arm(any_interest());
+    second.arm(any_interest());
     const char byte = 1;
     EXPECT_EQ(write(ready[1], &byte, 1), 1);
     first.sleep(kLongNs);
@@ -281,20 +370,53 @@ TEST_F(WorkerWaiting, WaitsOfADeadProcessComeBack) {
   EXPECT_EQ(world.space().header().waiters.load(), 0u);
 }
 
-TEST_F(WorkerWaiting, ADeathInACommitWakesEverybody) {
+// The owner dies with the lock, in the middle of a commit or behind it.
+void die_with_lock(World& world, Session& session, bool in_commit) {
+  EXPECT_TRUE(world.arbiter().try_lock());
+  if (in_commit) world.space().writable().working_slot.store(session.slot() + 1);
+  kill(getpid(), SIGKILL);
+}
+
+TEST_F(WorkerWaiting, ADeathWithTheLockWakesEverybody) {
+  for (const bool in_commit : {true, false}) {
+    Wait wait(*waiter);
+    wait.arm(any_interest());
+    const std::uint32_t slot = world.admit(getpid());
+    wait_for(fork_worker(world, slot,
+                         [&](Session& session) { die_with_lock(world, session, in_commit); }));
+    EXPECT_FALSE(wait.woken());
+    world.evict(slot);
+    EXPECT_TRUE(wait.woken()) << "the repair does not know whom it had told";
+  }
+}
+
+// The state of a thread of this process, as the kernel shows it; S: it sleeps.
+char state_of(pid_t thread) {
+  std::ifstream stat("/proc/self/task/" + std::to_string(thread) + "/stat");
+  std::string line;
+  std::getline(stat, line);
+  const std::size_t end = line.rfind(')');
+  return end == std::string::npos || end + 2 >= line.size() ? '?' : line[end + 2];
+}
+
+TEST_F(WorkerWaiting, ADeathBetweenTheWordAndTheCallWakesTheSleeper) {
   Wait wait(*waiter);
-  wait.arm({1});
-  const std::uint32_t slot = world.admit(getpid());
-  const pid_t child = fork_worker(world, slot, [&](Session& session) {
-    shm::Arbiter& arbiter = world.arbiter();
-    EXPECT_TRUE(arbiter.try_lock());
-    world.space().writable().working_slot.store(session.slot() + 1);
-    kill(getpid(), SIGKILL);
+  wait.arm(any_interest());
+  std::atomic<pid_t> id{0};
+  std::atomic<bool> called{false};
+  std::thread sleeper([&] {
+    id.store(gettid());
+    called.store(wait.sleep(kLongNs));
   });
-  wait_for(child);
-  EXPECT_FALSE(wait.woken());
+  while (id.load() == 0 || state_of(id.load()) != 'S') std::this_thread::yield();
+  const std::uint32_t slot = world.admit(getpid());
+  wait_for(fork_worker(world, slot, [&](Session& session) {
+    world.space().writable().waiting_table[0].wake.store(1);
+    die_with_lock(world, session, true);
+  }));
   world.evict(slot);
-  EXPECT_TRUE(wait.woken()) << "the repair does not know whether it had committed";
+  sleeper.join();
+  EXPECT_TRUE(called.load());
 }
 
 // Two workers take turns; each sleeps until the other has counted.
@@ -316,9 +438,8 @@ void take_turns(World& world, Kind kind) {
         }
         ASSERT_TRUE(wait.sleep(kLongNs)) << "a wake-up was lost in round " << round;
       }
-      commit(session, [](Transaction& t) {
-        t.put_int(at(t, {"turns"}), read(t, {"turns"}).integer + 1);
-      });
+      commit(session,
+             [](Transaction& t) { t.put_int(at(t, {"turns"}), read(t, {"turns"}).integer + 1); });
     }
   });
   const auto session = world.attach();
