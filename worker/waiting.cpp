@@ -90,7 +90,12 @@ ReadSet Transaction::read_set() const {
     }
     if (mapping->node == 0) continue;
     if (mapping->read_structure || mapping->read_emptiness) {
-      set.nodes_.push_back({mapping->node, !mapping->read_structure, mapping->seen_empty});
+      // Who has seen all of an empty mapping has seen that it is empty, and nothing else: what came
+      // and went again does not concern him.
+      const bool empty = mapping->read_structure
+                             ? count_entries(s.in.space, mapping->node, s.version) == 0
+                             : mapping->seen_empty;
+      set.nodes_.push_back({mapping->node, empty || !mapping->read_structure, empty});
     }
   }
   for (const Entry* entry : s.entries) {

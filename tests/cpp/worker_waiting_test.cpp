@@ -339,6 +339,19 @@ TEST_F(WorkerWaiting, ReadSetsThatAreTooLargeToNameStillWakeForTheirMappingsOnly
   EXPECT_TRUE(set.changed(Snapshot(*waiter)));
 }
 
+TEST_F(WorkerWaiting, AnEmptyMappingThatIsEmptyAgainHasNotChanged) {
+  commit(*writer, [](Transaction& t) { t.clear(t.child(at(t, {"a", "b"}))); });
+  Transaction transaction(*waiter);
+  transaction.begin(Isolation::kSerializable);
+  EXPECT_EQ(transaction.size(transaction.child(at(transaction, {"a", "b"}))), 0u);
+  const ReadSet set = transaction.read_set();
+  transaction.rollback();
+  commit(*writer, [](Transaction& t) { t.put_int(at(t, {"a", "b", "job"}), 1); });
+  EXPECT_TRUE(set.changed(Snapshot(*waiter)));
+  commit(*writer, [](Transaction& t) { t.erase(at(t, {"a", "b", "job"})); });
+  EXPECT_FALSE(set.changed(Snapshot(*waiter)));
+}
+
 TEST_F(WorkerWaiting, NothingReadIsAnEmptyReadSet) {
   Transaction transaction(*waiter);
   transaction.begin(Isolation::kSerializable);
