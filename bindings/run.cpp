@@ -205,6 +205,7 @@ Execution execute(EngineObject* engine, PyObject* function, Call* call, bool las
   done.target = retry_target(context, nullptr);
   if (done.target) {
     end_context(context, Status::kRolledBack);
+    done.result = Ref();
     return done;
   }
   try {

@@ -79,11 +79,11 @@ class Attempt:
 class _Loop:
     """The iterator that attempts() returns."""
 
-    def __init__(self, engine: Engine, n: int, timeout: float | None) -> None:
+    def __init__(self, engine: Engine, n: int, deadline: float | None) -> None:
         self.engine = engine
         self.over = False
         self._n = n
-        self._deadline = deadline_of(timeout)
+        self._deadline = deadline
         self._begin_anew()
         self._executions = 0
         self._conflict: ConflictError | None = None
@@ -162,7 +162,7 @@ class _Loop:
 def attempts(engine: Engine, n: int, timeout: float | None) -> Iterator[Attempt]:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"attempts(n): n is 1 or more, not {n!r}")
-    return _Loop(engine, n, timeout)
+    return _Loop(engine, n, deadline_of(timeout))
 
 
 @functools.lru_cache(maxsize=1024)
