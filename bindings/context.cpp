@@ -128,7 +128,7 @@ void wait_hook(bool before, void* state) {
   } else {
     PyThreadState* thread = *saved;
     *saved = nullptr;
-    PyEval_RestoreThread(thread);
+    take_gil(thread);
   }
 }
 
@@ -234,7 +234,7 @@ CommitOutcome commit_context(ContextObject* context, bool describe_conflict) {
       if (describe_conflict) outcome.conflict = describe_conflict_of(context, result);
     }
   } catch (...) {
-    if (saved != nullptr) PyEval_RestoreThread(saved);
+    if (saved != nullptr) take_gil(saved);
     context->busy = false;
     end_context(context, Status::kFailed);
     throw;

@@ -45,7 +45,7 @@ void detach(EngineObject* engine) {
   // Detaching may wait for the arbitration lock.
   PyThreadState* saved = PyEval_SaveThread();
   last.reset();
-  PyEval_RestoreThread(saved);
+  take_gil(saved);
 }
 
 // ------------------------------------------------------------------------------ life
@@ -97,10 +97,10 @@ PyObject* attach_method(PyObject* self, PyObject* name) {
     try {
       fresh = std::make_shared<Attached>(worker::attach(wanted));
     } catch (...) {
-      PyEval_RestoreThread(saved);
+      take_gil(saved);
       throw;
     }
-    PyEval_RestoreThread(saved);
+    take_gil(saved);
     // Another thread may have been faster; then this attachment is given back.
     if (!engine->attached) engine->attached = std::move(fresh);
     return Ref::borrow(Py_None).release();

@@ -2,10 +2,9 @@
 // exceptions to Python ones.
 #pragma once
 
-#include <cxxabi.h>
-
 #include <type_traits>
 
+#include "bindings/gil.h"
 #include "bindings/ref.h"
 
 namespace theus::bindings {
@@ -41,12 +40,12 @@ void translate_exception() noexcept;
 
 // Runs `body`, and turns an exception into Python's way of saying so: nullptr or -1.
 template <class Body>
-auto guarded(Body&& body) -> std::invoke_result_t<Body> {
+auto guarded(Body&& body) noexcept -> std::invoke_result_t<Body> {
   using Result = std::invoke_result_t<Body>;
   try {
     return body();
   } catch (abi::__forced_unwind&) {
-    throw;  // Python ends this (daemon) thread with pthread_exit, at the interpreter's end
+    sleep_for_good();
   } catch (...) {
     translate_exception();
     if constexpr (std::is_pointer_v<Result>) {

@@ -86,7 +86,7 @@ void pause(std::uint64_t nanoseconds) {
                   static_cast<long>(nanoseconds % 1'000'000'000)};
     nanosleep(&time, nullptr);
   }
-  PyEval_RestoreThread(saved);
+  take_gil(saved);
   check(PyErr_CheckSignals());
 }
 
@@ -181,8 +181,10 @@ Execution execute(EngineObject* engine, PyObject* function, Call* call, bool las
   context->may_retry = true;
   call->all[0] = owner.get();
   try {
-    done.result = Ref::check(PyObject_Vectorcall(
-        function, call->all, static_cast<std::size_t>(call->positional), call->names.get()));
+    done.result = Ref::check(call_python([&] {
+      return PyObject_Vectorcall(function, call->all, static_cast<std::size_t>(call->positional),
+                                 call->names.get());
+    }));
     check_result(function, done.result.get());
     if (context->status == Status::kOpen) done.result = plain_result(done.result.get());
   } catch (...) {

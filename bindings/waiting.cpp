@@ -1,7 +1,5 @@
 #include "bindings/waiting.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <memory>
 #include <utility>
@@ -16,14 +14,6 @@ namespace theus::bindings {
 namespace {
 
 Imported retry_class{"theus.errors", "_Retry"};
-
-bool interpreter_ends() {
-#if PY_VERSION_HEX >= 0x030D0000
-  return Py_IsFinalizing() != 0;
-#else
-  return _Py_IsFinalizing() != 0;
-#endif
-}
 
 EngineObject* engine_of(const py::object& object) {
   if (!PyObject_TypeCheck(object.ptr(), engine_type)) {
@@ -106,10 +96,7 @@ bool Waiter::sleep(double seconds) {
   const double slice = std::clamp(seconds, 0.0, kSliceS);
   PyThreadState* saved = PyEval_SaveThread();
   wait_->sleep(static_cast<std::uint64_t>(slice * 1e9));
-  // A daemon thread at the interpreter's end: taking the GIL would end it in the middle of C++
-  // frames, whose destructors need the GIL.
-  while (interpreter_ends()) pause();
-  PyEval_RestoreThread(saved);
+  take_gil(saved);
   check(PyErr_CheckSignals());
   require_open();
   return wait_->woken();

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -394,6 +397,39 @@ def test_watch_never_misses_the_last_change(engine: theus.Engine, context: BaseC
         assert each.join() == 0
 
 
+def acknowledge(engine: theus.Engine, bursts: int) -> None:
+    """Commits a few changes in a row, then waits until the watcher has seen the last one."""
+    for number in range(bursts):
+        increment(engine, "n", 1 + number % 3)
+        last = engine.read("n")
+        while engine.read("seen") != last:
+            version = engine.version
+            if engine.read("seen") != last:
+                assert engine.wait("seen", since=version, timeout=WAIT_S / 3) is not None, number
+    engine.write("n", -1)
+
+
+def test_watch_never_misses_the_last_change_of_a_burst(
+    engine: theus.Engine, other: Worker
+) -> None:
+    engine.update({"n": 0, "seen": 0})
+    other.start(acknowledge, 1000)
+    watching = InThread(watch_and_answer, engine)
+    try:
+        other.result()
+    finally:
+        engine.write("n", -1)
+        watching.result()
+
+
+def watch_and_answer(engine: theus.Engine) -> None:
+    for _ in engine.watch("n", since=0):
+        value = engine.read("n")
+        if value < 0:
+            return
+        engine.write("seen", value)
+
+
 def test_watch_since(tree: theus.Engine) -> None:
     first = tree.version
     tree.write("other", 1)
@@ -424,11 +460,8 @@ def test_one_watch_is_for_one_loop(tree: theus.Engine) -> None:
     waiting.result()
 
 
-def test_waits_end_with_the_program(tmp_path: Any) -> None:
+def test_waits_end_with_the_program(tmp_path: Path) -> None:
     """Daemon threads that wait do not hold up, or break, the interpreter's end."""
-    import subprocess
-    import sys
-
     script = tmp_path / "ends.py"
     script.write_text(
         "import asyncio, threading, theus\n"
@@ -442,7 +475,25 @@ def test_waits_end_with_the_program(tmp_path: Any) -> None:
         "while len(engine._waiters) < 4: pass\n"
         "threading.excepthook = lambda args: None\n"
     )
-    for _ in range(10):
+    ends_well(script, 10)
+
+
+def test_daemon_threads_that_commit_end_with_the_program(tmp_path: Path) -> None:
+    script = tmp_path / "ends.py"
+    script.write_text(
+        "import threading, theus\n"
+        "engine = theus.open(initial={'n': 0})\n"
+        "def count():\n"
+        "    while True: engine.run(lambda ctx: ctx.write('n', sum(range(1000))))\n"
+        "for _ in range(4): threading.Thread(target=count, daemon=True).start()\n"
+        "while engine.version < 100: pass\n"
+        "threading.excepthook = lambda args: None\n"
+    )
+    ends_well(script, 10)
+
+
+def ends_well(script: Path, times: int) -> None:
+    for _ in range(times):
         done = subprocess.run(
             [sys.executable, str(script)], capture_output=True, text=True, timeout=60
         )
