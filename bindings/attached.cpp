@@ -1,5 +1,6 @@
 #include "bindings/attached.h"
 
+#include "bindings/gil.h"
 #include "bindings/ref.h"
 
 namespace theus::bindings {
@@ -10,7 +11,7 @@ void* Attached::before() noexcept {
 }
 
 void Attached::after(void* token, bool may_throw) {
-  PyEval_RestoreThread(static_cast<PyThreadState*>(token));
+  take_gil(static_cast<PyThreadState*>(token));
   const bool failed = may_throw && PyErr_CheckSignals() != 0;
   const auto mine = std::find(waiting_.begin(), waiting_.end(), PyThread_get_thread_ident());
   waiting_.erase(mine);

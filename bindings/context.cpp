@@ -67,14 +67,20 @@ void unlink(ContextObject* context) {
   context->next_open = context->previous_open = nullptr;
 }
 
-void check_not_nested(EngineObject* engine, PyObject* task) {
+// Whether a transaction on the engine is open in this thread and `task`.
+bool is_inside(EngineObject* engine, PyObject* task) {
   unsigned long thread = PyThread_get_thread_ident();
   for (ContextObject* open = engine->first_open; open != nullptr; open = open->next_open) {
-    if (open->thread == thread && open->task == task) {
-      raise(ErrorClass::kTheus,
-            "a transaction on this engine is already open here: pass ctx on instead of opening "
-            "another (engine.snapshot() and engine.state are allowed)");
-    }
+    if (open->thread == thread && open->task == task) return true;
+  }
+  return false;
+}
+
+void check_not_nested(EngineObject* engine, PyObject* task) {
+  if (is_inside(engine, task)) {
+    raise(ErrorClass::kTheus,
+          "a transaction on this engine is already open here: pass ctx on instead of opening "
+          "another (engine.snapshot() and engine.state are allowed)");
   }
 }
 
@@ -114,9 +120,11 @@ Ref describe_conflict_of(const ContextObject* context, const worker::CommitResul
               keys_changed ? Py_True : Py_False);
 }
 
-void run_callbacks(PyObject* callbacks) {
-  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(callbacks); ++i) {
-    PyObject* callback = PyList_GET_ITEM(callbacks, i);
+}  // namespace
+
+void run_callbacks(const Ref& callbacks) {
+  for (Py_ssize_t i = 0; callbacks && i < PyList_GET_SIZE(callbacks.get()); ++i) {
+    PyObject* callback = PyList_GET_ITEM(callbacks.get(), i);
     PyObject* result = PyObject_CallNoArgs(callback);
     // The commit has been acknowledged: an error here must not look as if it had failed.
     if (result == nullptr) PyErr_WriteUnraisable(callback);
@@ -124,7 +132,15 @@ void run_callbacks(PyObject* callbacks) {
   }
 }
 
-}  // namespace
+void check_outside(EngineObject* engine, PyObject* what) {
+  attached_session(engine);
+  if (engine->first_open != nullptr && is_inside(engine, running_task().get())) {
+    raise(ErrorClass::kTheus,
+          "%U inside of a transaction on the same engine: what the transaction reads does not "
+          "change; leave it first, or give it up with ctx.retry() under engine.run()",
+          what);
+  }
+}
 
 bool is_forked(const ContextObject* context) {
   if (context->fork_count != fork_count) return true;
@@ -216,7 +232,7 @@ CommitOutcome commit_context(ContextObject* context, bool describe_conflict) {
   }
   Ref callbacks = Ref::steal(std::exchange(context->callbacks, nullptr));
   end_context(context, status);
-  if (callbacks && outcome.committed) run_callbacks(callbacks.get());
+  if (outcome.committed) outcome.callbacks = std::move(callbacks);
   return outcome;
 }
 
@@ -293,6 +309,9 @@ void raise_unusable(ContextObject* context, PyObject* path) {
           "%U: its transaction or snapshot belongs to the parent of this forked process (pid %d); "
           "open a new one here",
           where.get(), static_cast<int>(getpid()));
+  }
+  if (context->thread == kHandedOver) {
+    raise(ErrorClass::kTheus, "%U: its transaction is being committed", where.get());
   }
   raise(ErrorClass::kTheus,
         "%U: its transaction was opened in thread %lu and is used in thread %lu; open one in each "

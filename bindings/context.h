@@ -42,24 +42,34 @@ struct ContextObject {
   unsigned long fork_count;  // when it was opened
   Status status;
   bool serializable;
+  bool may_retry;  // ctx.retry() has somebody who runs it again
 };
+
+// `thread` of a context that waits for the thread which will commit it: nobody may use it.
+inline constexpr unsigned long kHandedOver = ~0ul;
 
 extern PyTypeObject* context_type;
 void make_context_type();
 
 // New reference. `task` etc. are recorded; nested transactions raise. Throws PythonError.
 ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolation, PyObject* label);
+// Raises TheusError when a transaction is open here; `what` (str) is what cannot be done inside.
+void check_outside(EngineObject* engine, PyObject* what);
 // A snapshot of the newest version, usable from any thread.
 ContextObject* open_snapshot(EngineObject* engine, bool shared);
 
-// How a commit went. kConflict: `conflict` is the ConflictError, not raised.
+// How a commit went. A conflict: `conflict` is the ConflictError, not raised. Committed:
+// `callbacks` is the list of on_commit functions, for the caller to run, or null.
 struct CommitOutcome {
   bool committed = false;
   Ref conflict;
+  Ref callbacks;
 };
-// Finishes the leaves and submits; the transaction is over afterwards whatever happens. Calls the
-// on_commit functions. Throws PythonError (EncodeError, CapacityError, doom, ...).
+// Finishes the leaves and submits; the transaction is over afterwards whatever happens. Throws
+// PythonError (EncodeError, CapacityError, doom, ...).
 CommitOutcome commit_context(ContextObject* context, bool describe_conflict);
+// `callbacks` may be null. What they raise goes to sys.unraisablehook.
+void run_callbacks(const Ref& callbacks);
 // Rolls back or unpins. Idempotent; callable from any thread, and in a forked child, where it only
 // forgets. Does nothing while it is committed, or waits inside of another operation.
 void end_context(ContextObject* context, Status status) noexcept;

@@ -7,6 +7,7 @@
 #include "bindings/proxy.h"
 #include "bindings/transaction_object.h"
 #include "bindings/view.h"
+#include "bindings/waiting.h"
 
 namespace theus::bindings {
 namespace {
@@ -143,11 +144,7 @@ PyObject* insert_method(PyObject* self, PyObject* const* arguments, Py_ssize_t c
 }
 
 PyObject* retry_method(PyObject* self, PyObject*) {
-  return guarded([&]() -> PyObject* {
-    node_of(self);
-    raise(ErrorClass::kTheus,
-          "ctx.retry() is not available in this version; return and call engine.run() again later");
-  });
+  return guarded([&]() -> PyObject* { raise_retry(node_of(self).context); });
 }
 
 PyObject* refuse_copy(PyObject*, PyObject*) {
@@ -195,7 +192,10 @@ PyMethodDef own_methods[] = {
     {"minimum", fast(minimum_method), METH_FASTCALL, "Lowers the value at a path to at most this."},
     {"append", fast(append_method), METH_FASTCALL, "Appends to the list at a path."},
     {"insert", fast(insert_method), METH_FASTCALL, "Adds to the set at a path."},
-    {"retry", retry_method, METH_NOARGS, "Not available in this version."},
+    {"retry", retry_method, METH_NOARGS,
+     "Gives up this attempt, sleeps until something that it has read changes, and runs it again, "
+     "under engine.run(), run_async(), attempts() and process(). TheusError elsewhere, and when "
+     "nothing has been read. The transaction cannot commit any more. Does not return."},
     {"__reversed__", reversed_method, METH_NOARGS, nullptr},
     {"__dir__", directory_method, METH_NOARGS, nullptr},
     {"__array__", fast(to_array), METH_FASTCALL, nullptr},

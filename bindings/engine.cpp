@@ -1,33 +1,18 @@
 #include "bindings/engine.h"
 
-#include <sched.h>
-#include <time.h>
-
-#include <algorithm>
 #include <new>
 
 #include "bindings/context.h"
 #include "bindings/errors.h"
 #include "bindings/guard.h"
 #include "bindings/proxy.h"
+#include "bindings/run.h"
 #include "worker/connection.h"
-#include "worker/retry.h"
 
 namespace theus::bindings {
 namespace {
 
 constexpr std::size_t kSpareMax = 8;
-constexpr std::uint32_t kRetriesDefault = 16;
-constexpr Py_ssize_t kArgumentsOnStack = 16;
-// A transaction that has lost this often asks for a turn, for as long as it takes, within bounds:
-// a process that is stopped during its turn holds up all others until the turn is over.
-constexpr std::uint32_t kExecutionsBeforeTurn = 4;
-constexpr std::uint64_t kTurnsPerExecution = 3;
-constexpr std::uint64_t kTurnNsMin = 1'000'000;
-constexpr std::uint64_t kTurnNsMax = 1'000'000'000;
-
-Imported exhausted_error{"theus.errors", "_exhausted"};
-Imported partial_type{"functools", "partial"};
 
 EngineObject* as_engine(PyObject* self) { return reinterpret_cast<EngineObject*>(self); }
 
@@ -59,7 +44,7 @@ void detach(EngineObject* engine) {
   // Detaching may wait for the arbitration lock.
   PyThreadState* saved = PyEval_SaveThread();
   last.reset();
-  PyEval_RestoreThread(saved);
+  take_gil(saved);
 }
 
 // ------------------------------------------------------------------------------ life
@@ -111,10 +96,10 @@ PyObject* attach_method(PyObject* self, PyObject* name) {
     try {
       fresh = std::make_shared<Attached>(worker::attach(wanted));
     } catch (...) {
-      PyEval_RestoreThread(saved);
+      take_gil(saved);
       throw;
     }
-    PyEval_RestoreThread(saved);
+    take_gil(saved);
     // Another thread may have been faster; then this attachment is given back.
     if (!engine->attached) engine->attached = std::move(fresh);
     return Ref::borrow(Py_None).release();
@@ -160,6 +145,17 @@ PyObject* transaction_method(PyObject* self, PyObject* const* arguments, Py_ssiz
     }
     if (label == Py_None) label = nullptr;
     return make_transaction_guard(as_engine(self), isolation, label).release();
+  });
+}
+
+PyObject* attempt_method(PyObject* self, PyObject*) {
+  return guarded([&] { return make_attempt_guard(as_engine(self)).release(); });
+}
+
+PyObject* check_outside_method(PyObject* self, PyObject* what) {
+  return guarded([&] {
+    check_outside(as_engine(self), what);
+    return Ref::borrow(Py_None).release();
   });
 }
 
@@ -221,195 +217,6 @@ PyObject* get_attached(PyObject* self, void*) {
   return PyBool_FromLong(engine->attached && !engine->attached->session.forked());
 }
 
-// ------------------------------------------------------------------------------ run
-
-std::uint64_t monotonic_ns() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
-         static_cast<std::uint64_t>(now.tv_nsec);
-}
-
-void claim_turn(EngineObject* engine, std::uint64_t execution_ns) {
-  std::uint64_t turn = std::clamp(execution_ns * kTurnsPerExecution, kTurnNsMin, kTurnNsMax);
-  AttachedPtr attached = attached_session(engine);  // no matter who closes the engine meanwhile
-  attached->session.claim_turn(turn);
-}
-
-// For attempts(): the same for a loop in Python, given the seconds of one execution.
-PyObject* claim_turn_method(PyObject* self, PyObject* seconds) {
-  return guarded([&] {
-    double duration = PyFloat_AsDouble(seconds);
-    if (duration == -1.0 && PyErr_Occurred() != nullptr) throw PythonError{};
-    claim_turn(as_engine(self), static_cast<std::uint64_t>(std::max(duration, 0.0) * 1e9));
-    return Ref::borrow(Py_None).release();
-  });
-}
-
-[[noreturn]] void refuse_function(PyObject* function) {
-  raise(PyExc_TypeError,
-        "%R is a coroutine or generator function: it would run after its transaction had ended; "
-        "pass an ordinary function",
-        function);
-}
-
-// A body that would only begin to run after run() returned is refused.
-void check_function(PyObject* function) {
-  PyObject* at = function;
-  Ref keeper;
-  while (!PyFunction_Check(at)) {
-    if (PyMethod_Check(at)) {
-      at = PyMethod_GET_FUNCTION(at);
-    } else if (reinterpret_cast<PyObject*>(Py_TYPE(at)) == partial_type.get()) {
-      keeper = Ref::check(PyObject_GetAttrString(at, "func"));
-      at = keeper.get();
-    } else {
-      if (PyCallable_Check(at) == 0) raise(PyExc_TypeError, "%R is not callable", function);
-      return;  // its result is looked at instead
-    }
-  }
-  int flags = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(at))->co_flags;
-  if ((flags & (CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR)) != 0) refuse_function(function);
-}
-
-void check_result(PyObject* function, PyObject* result) {
-  if (PyGen_CheckExact(result) || PyCoro_CheckExact(result) || PyAsyncGen_CheckExact(result)) {
-    // Python would warn that it was never awaited.
-    if (PyCoro_CheckExact(result)) Ref::check(PyObject_CallMethod(result, "close", nullptr));
-    refuse_function(function);
-  }
-}
-
-void pause(std::uint64_t nanoseconds) {
-  PyThreadState* saved = PyEval_SaveThread();
-  if (nanoseconds == 0) {
-    sched_yield();
-  } else {
-    timespec time{static_cast<time_t>(nanoseconds / 1'000'000'000),
-                  static_cast<long>(nanoseconds % 1'000'000'000)};
-    nanosleep(&time, nullptr);
-  }
-  PyEval_RestoreThread(saved);
-  check(PyErr_CheckSignals());
-}
-
-// The arguments of run() without its own keywords, with room for the context in front.
-struct Call {
-  PyObject* small[kArgumentsOnStack + 1];
-  std::vector<PyObject*> large;
-  PyObject** all = small;
-  Py_ssize_t positional = 0;
-  Ref names;
-  std::uint32_t retries = kRetriesDefault;
-};
-
-std::uint32_t parse_retries(PyObject* object) {
-  long retries = PyLong_AsLong(object);
-  if (retries == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
-  if (retries < 0) raise(PyExc_ValueError, "retries is 0 or more, not %ld", retries);
-  return static_cast<std::uint32_t>(retries);
-}
-
-void check_timeout(PyObject* object) {
-  // It bounds the sleep of ctx.retry(), which this version does not have: only checked.
-  if (object == Py_None) return;
-  double seconds = PyFloat_AsDouble(object);
-  if (seconds == -1.0 && PyErr_Occurred() != nullptr) throw PythonError{};
-  if (!(seconds >= 0)) raise(PyExc_ValueError, "timeout is None or 0 or more seconds");
-}
-
-void prepare(Call* call, PyObject* const* arguments, Py_ssize_t count, PyObject* names) {
-  Py_ssize_t named = names != nullptr ? PyTuple_GET_SIZE(names) : 0;
-  if (count + named > kArgumentsOnStack) {
-    call->large.resize(static_cast<std::size_t>(count + named) + 1);
-    call->all = call->large.data();
-  }
-  // all[0] is the context; arguments[0] is the function.
-  for (Py_ssize_t i = 1; i < count; ++i) call->all[i] = arguments[i];
-  call->positional = count;
-  if (named == 0) return;
-  Ref kept = Ref::check(PyList_New(0));
-  Py_ssize_t next = count;
-  for (Py_ssize_t i = 0; i < named; ++i) {
-    PyObject* name = PyTuple_GET_ITEM(names, i);
-    PyObject* value = arguments[count + i];
-    if (PyUnicode_CompareWithASCIIString(name, "retries") == 0) {
-      call->retries = parse_retries(value);
-    } else if (PyUnicode_CompareWithASCIIString(name, "timeout") == 0) {
-      check_timeout(value);
-    } else {
-      check(PyList_Append(kept.get(), name));
-      call->all[next++] = value;
-    }
-  }
-  if (PyList_GET_SIZE(kept.get()) > 0) call->names = Ref::check(PyList_AsTuple(kept.get()));
-}
-
-// One execution. Null: it met a conflict, which is in *conflict if `last`.
-Ref execute(EngineObject* engine, PyObject* function, Call* call, bool last, Ref* conflict) {
-  ContextObject* context = open_transaction(engine, worker::Isolation::kSerializable, nullptr);
-  Ref owner = Ref::steal(reinterpret_cast<PyObject*>(context));
-  call->all[0] = owner.get();
-  Ref result;
-  try {
-    result = Ref::check(PyObject_Vectorcall(
-        function, call->all, static_cast<std::size_t>(call->positional), call->names.get()));
-    check_result(function, result.get());
-    if (context->status == Status::kOpen) result = plain_result(result.get());
-  } catch (...) {
-    end_context(context, Status::kRolledBack);
-    throw;
-  }
-  if (context->status == Status::kRolledBack) return result;  // by ctx.transaction.rollback()
-  if (context->status != Status::kOpen) {
-    raise(ErrorClass::kTheus, "the engine was closed inside of this transaction");
-  }
-  if (is_forked(context)) {
-    end_context(context, Status::kClosed);
-    raise(ErrorClass::kTheus,
-          "the function of run() returned in a forked child; the transaction is the parent's, and "
-          "the child must not return from it (use os._exit)");
-  }
-  CommitOutcome outcome = commit_context(context, last);
-  if (outcome.committed) return result;
-  *conflict = std::move(outcome.conflict);
-  return Ref();
-}
-
-PyObject* run_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count,
-                     PyObject* names) {
-  return guarded([&] {
-    if (count < 1) raise(PyExc_TypeError, "run(fn, *args, retries=16, **kw)");
-    PyObject* function = arguments[0];
-    check_function(function);
-    Call call;
-    prepare(&call, arguments, count, names);
-    worker::Retry retry(call.retries, reinterpret_cast<std::uintptr_t>(&call) ^
-                                          (attached_session(as_engine(self))->session.slot() *
-                                           0x9E3779B97F4A7C15ull));
-    for (;;) {
-      bool last = retry.executions() > call.retries;
-      bool losing = retry.executions() + 1 >= kExecutionsBeforeTurn;
-      std::uint64_t started_ns = losing ? monotonic_ns() : 0;
-      Ref conflict;
-      Ref result = execute(as_engine(self), function, &call, last, &conflict);
-      if (result) return result.release();
-      std::uint64_t pause_ns = 0;
-      if (!retry.again(&pause_ns)) {
-        Ref executions = Ref::check(PyLong_FromUnsignedLong(retry.executions()));
-        Ref error = bindings::call(exhausted_error.get(), executions.get(), conflict.get());
-        PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.get())), error.get());
-        throw PythonError{};
-      }
-      if (losing) {
-        claim_turn(as_engine(self), monotonic_ns() - started_ns);
-      } else {
-        pause(pause_ns);
-      }
-    }
-  });
-}
-
 PyCFunction fast_named(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t, PyObject*)) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
@@ -419,6 +226,9 @@ PyMethodDef methods[] = {
     {"_detach", detach_method, METH_NOARGS, nullptr},
     {"_claim_turn", claim_turn_method, METH_O, nullptr},
     {"_state_root", state_root_method, METH_NOARGS, nullptr},
+    {"_attempt", attempt_method, METH_NOARGS, nullptr},
+    {"_check_outside", check_outside_method, METH_O, nullptr},
+    {"_run_once", fast_named(run_once_method), METH_FASTCALL | METH_KEYWORDS, nullptr},
     {"stats", stats_method, METH_NOARGS,
      "Returns counters of this process and of the shared state (sizes in bytes), as a dict."},
     {"transaction", fast_named(transaction_method), METH_FASTCALL | METH_KEYWORDS,
@@ -429,9 +239,11 @@ PyMethodDef methods[] = {
      "Returns a ContextGuard for one `with` that reads the newest version: no conflicts, no "
      "waiting; a write raises ReadOnlyError."},
     {"run", fast_named(run_method), METH_FASTCALL | METH_KEYWORDS,
-     "run(fn, *args, retries=16, **kw)\n--\n\n"
+     "run(fn, *args, retries=16, timeout=None, **kw)\n--\n\n"
      "Runs fn(ctx, *args, **kw) in a transaction, again after each conflict, at most retries + 1 "
-     "times; returns what fn returned, as plain objects. Raises RetriesExhausted."},
+     "times; returns what fn returned, as plain objects. After ctx.retry() it sleeps until "
+     "something that fn has read changes, and counts anew. timeout: seconds from the call on, "
+     "after which it does not sleep any longer; None: for ever. Raises RetriesExhausted."},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -466,6 +278,8 @@ void give_transaction(EngineObject* engine, std::unique_ptr<TransactionHolder> h
   }
 }
 
+PyTypeObject* engine_type = nullptr;
+
 void make_engine_type(PyObject* module) {
   static PyType_Slot slots[] = {
       {Py_tp_new, reinterpret_cast<void*>(engine_new)},
@@ -477,8 +291,9 @@ void make_engine_type(PyObject* module) {
   };
   static PyType_Spec spec = {"theus._theus.EngineCore", sizeof(EngineObject), 0,
                              Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE, slots};
-  Ref type = Ref::check(PyType_FromSpec(&spec));
-  check(PyObject_SetAttrString(module, "EngineCore", type.get()));
+  auto* type = Ref::check(PyType_FromSpec(&spec)).release();
+  engine_type = reinterpret_cast<PyTypeObject*>(type);
+  check(PyObject_SetAttrString(module, "EngineCore", type));
 }
 
 }  // namespace theus::bindings

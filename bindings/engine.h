@@ -33,6 +33,7 @@ struct EngineObject {
   ContextObject* first_open;                              // borrowed
 };
 
+extern PyTypeObject* engine_type;
 void make_engine_type(PyObject* module);
 
 // The engine's session, attached anew after a fork. Throws PythonError.

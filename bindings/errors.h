@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "bindings/gil.h"
 #include "bindings/ref.h"
 
 namespace theus::bindings {
@@ -43,6 +44,8 @@ auto guarded(Body&& body) noexcept -> std::invoke_result_t<Body> {
   using Result = std::invoke_result_t<Body>;
   try {
     return body();
+  } catch (abi::__forced_unwind&) {
+    sleep_for_good();
   } catch (...) {
     translate_exception();
     if constexpr (std::is_pointer_v<Result>) {

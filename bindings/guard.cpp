@@ -7,6 +7,7 @@
 #include "bindings/context.h"
 #include "bindings/errors.h"
 #include "bindings/free_list.h"
+#include "bindings/waiting.h"
 
 namespace theus::bindings {
 namespace {
@@ -18,6 +19,7 @@ struct GuardObject {
   vectorcallfunc vectorcall;
   worker::Isolation isolation;
   bool snapshot;
+  bool may_retry;
 };
 
 PyTypeObject* guard_type = nullptr;
@@ -59,24 +61,32 @@ PyObject* enter(PyObject* self) {
     guard->context = guard->snapshot
                          ? open_snapshot(guard->engine, false)
                          : open_transaction(guard->engine, guard->isolation, guard->label);
+    guard->context->may_retry = guard->may_retry;
     return Ref::borrow(reinterpret_cast<PyObject*>(guard->context)).release();
   });
 }
 
-// Commits. Throws the ConflictError.
-void leave_normally(ContextObject* context) {
-  if (context->thread != PyThread_get_thread_ident()) {
-    end_context(context, Status::kRolledBack);
-    raise(ErrorClass::kTheus,
-          "the `with` of a transaction was left in thread %lu, but it was entered in thread %lu; "
-          "nothing was written",
-          PyThread_get_thread_ident(), context->thread);
-  }
+void check_same_thread(ContextObject* context) {
+  if (context->thread == PyThread_get_thread_ident()) return;
+  end_context(context, Status::kRolledBack);
+  raise(ErrorClass::kTheus,
+        "the `with` of a transaction was left in thread %lu, but it was entered in thread %lu; "
+        "nothing was written",
+        PyThread_get_thread_ident(), context->thread);
+}
+
+// Returns the on_commit functions. Throws the ConflictError.
+Ref commit_or_raise(ContextObject* context) {
   CommitOutcome outcome = commit_context(context, true);
-  if (outcome.committed) return;
+  if (outcome.committed) return std::move(outcome.callbacks);
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(outcome.conflict.get())),
                   outcome.conflict.get());
   throw PythonError{};
+}
+
+[[noreturn]] void raise_engine_closed() {
+  raise(ErrorClass::kTheus,
+        "the engine was closed inside of this transaction; nothing was written");
 }
 
 PyObject* leave(PyObject* self, PyObject* const* arguments) {
@@ -86,8 +96,7 @@ PyObject* leave(PyObject* self, PyObject* const* arguments) {
     bool failed = arguments[0] != Py_None;
     if (context->status != Status::kOpen) {
       if (context->status == Status::kClosed && !as_guard(self)->snapshot && !failed) {
-        raise(ErrorClass::kTheus,
-              "the engine was closed inside of this transaction; nothing was written");
+        raise_engine_closed();
       }
     } else if (is_forked(context)) {
       end_context(context, Status::kClosed);  // the parent's: only forgotten
@@ -96,11 +105,88 @@ PyObject* leave(PyObject* self, PyObject* const* arguments) {
     } else if (failed) {
       end_context(context, Status::kRolledBack);
     } else {
-      leave_normally(context);
+      check_same_thread(context);
+      run_callbacks(commit_or_raise(context));
     }
     return Ref::borrow(Py_False).release();
   });
 }
+
+// ------------------------------------------------------------------------------ async with
+
+Imported enter_async{"theus._aio", "enter"};
+Imported leave_async{"theus._aio", "leave"};
+
+PyObject* enter_async_method(PyObject* self, PyObject*) {
+  return guarded([&] { return call(enter_async.get(), self).release(); });
+}
+
+PyObject* leave_async_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return guarded([&] {
+    if (count != 3) raise(PyExc_TypeError, "__aexit__ takes three arguments");
+    return call(leave_async.get(), self, arguments[0], arguments[1], arguments[2]).release();
+  });
+}
+
+// True: there is something to commit, and the next thread that calls _commit_here() may do it; from
+// here on nobody else may use the context. False: leave as usual, it takes no time.
+PyObject* hand_over(PyObject* self, PyObject*) {
+  return guarded([&] {
+    ContextObject* context = as_guard(self)->context;
+    bool at_once = context == nullptr || context->status != Status::kOpen || is_forked(context) ||
+                   context->holder == nullptr || context->doom != nullptr;
+    if (!at_once) {
+      check_same_thread(context);
+      at_once = context->leaves == nullptr && !transaction_of(context).has_writes();
+    }
+    if (!at_once) context->thread = kHandedOver;
+    return PyBool_FromLong(!at_once);
+  });
+}
+
+// Commits in this thread; returns the list of on_commit functions or None.
+PyObject* commit_here(PyObject* self, PyObject*) {
+  return guarded([&] {
+    ContextObject* context = as_guard(self)->context;
+    if (context == nullptr || context->status != Status::kOpen) raise_engine_closed();
+    if (context->thread != kHandedOver) raise(ErrorClass::kTheus, "nothing was handed over");
+    context->thread = PyThread_get_thread_ident();
+    Ref callbacks = commit_or_raise(context);
+    return callbacks ? callbacks.release() : Ref::borrow(Py_None).release();
+  });
+}
+
+PyObject* run_callbacks_method(PyObject*, PyObject* callbacks) {
+  return guarded([&] {
+    if (PyList_Check(callbacks)) run_callbacks(Ref::borrow(callbacks));
+    return Ref::borrow(Py_None).release();
+  });
+}
+
+// For attempts(): the Target if the attempt ends with its ctx.retry(), otherwise None.
+PyObject* retry_target_method(PyObject* self, PyObject* error) {
+  return guarded([&] {
+    ContextObject* context = as_guard(self)->context;
+    if (context == nullptr || context->status != Status::kOpen) {
+      return Ref::borrow(Py_None).release();
+    }
+    Ref target = retry_target(context, error == Py_None ? nullptr : error);
+    return target ? target.release() : Ref::borrow(Py_None).release();
+  });
+}
+
+PyMethodDef methods[] = {
+    {"__aenter__", enter_async_method, METH_NOARGS, nullptr},
+    {"__aexit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(leave_async_method)),
+     METH_FASTCALL, nullptr},
+    {"_hand_over", hand_over, METH_NOARGS, nullptr},
+    {"_commit_here", commit_here, METH_NOARGS, nullptr},
+    {"_run_callbacks", run_callbacks_method, METH_O, nullptr},
+    {"_retry_target", retry_target_method, METH_O, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+// ------------------------------------------------------------------------------ with
 
 // A `with` looks up __enter__ and __exit__ and calls what it finds, which for ordinary methods
 // makes and drops two bound methods. Here both names are descriptors that give the guard itself,
@@ -169,8 +255,13 @@ void make_guard_type(PyObject* module) {
       {Py_tp_traverse, reinterpret_cast<void*>(guard_traverse)},
       {Py_tp_clear, reinterpret_cast<void*>(guard_clear)},
       {Py_tp_members, members},
+      {Py_tp_methods, methods},
       {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
-      {Py_tp_doc, const_cast<char*>("Opens a transaction or a snapshot for one `with` statement.")},
+      {Py_tp_doc, const_cast<char*>(
+                      "Opens a transaction or a snapshot for one `with` or `async with` "
+                      "statement.\n\nUnder `async with` the commit runs in a thread of the event "
+                      "loop's default executor; it is not interrupted by a cancellation, which "
+                      "goes on afterwards.")},
       {0, nullptr},
   };
   static PyType_Spec spec = {"theus.ContextGuard", sizeof(GuardObject), 0,
@@ -191,6 +282,13 @@ Ref make_transaction_guard(EngineObject* engine, worker::Isolation isolation, Py
   guard->isolation = isolation;
   Py_XINCREF(label);
   guard->label = label;
+  return track(guard);
+}
+
+Ref make_attempt_guard(EngineObject* engine) {
+  GuardObject* guard = new_guard(engine);
+  guard->isolation = worker::Isolation::kSerializable;
+  guard->may_retry = true;
   return track(guard);
 }
 

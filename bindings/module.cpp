@@ -18,6 +18,7 @@
 #include "bindings/proxy.h"
 #include "bindings/transaction_object.h"
 #include "bindings/view.h"
+#include "bindings/waiting.h"
 #include "worker/connection.h"
 
 namespace py = pybind11;
@@ -199,4 +200,5 @@ PYBIND11_MODULE(_theus, module) {
     throw py::error_already_set();
   }
   bindings::bind_functions(module);
+  bindings::bind_waiting(module);
 }

@@ -91,6 +91,8 @@ void Arbiter::Impl::repair() {
     }
     header.working_slot.store(0, std::memory_order_release);
   }
+  // It may have committed, even answered, and not told all those who wait for it.
+  waiters.wake_all();
   header.repairs.store(header.repairs.load(std::memory_order_relaxed) + 1,
                        std::memory_order_relaxed);
 }
@@ -169,6 +171,7 @@ void Arbiter::Impl::serve(std::uint32_t other) {
   header.working_slot.store(0, std::memory_order_release);
   if (decision.outcome == Outcome::kCommitted) {
     ++commits_since_reclaim;
+    if (waiters.any()) waiters.notify(decision.version);
     const std::uint64_t keys = header.key_count.load(std::memory_order_relaxed);
     if (Index::wants_growth(header, keys)) {
       tables.journal.begin(kNoVersion);
@@ -240,6 +243,16 @@ bool Arbiter::turn_elsewhere() const {
       impl_->space.header().turn_slot.load(std::memory_order_relaxed);
   return holder != 0 && holder != impl_->slot + 1;
 }
+
+std::optional<std::uint32_t> Arbiter::add_waiter(std::span<const std::uint64_t> interests) {
+  return impl_->waiters.add(impl_->slot, interests);
+}
+
+bool Arbiter::rearm_waiter(std::uint32_t waiter, std::span<const std::uint64_t> interests) {
+  return impl_->waiters.rearm(waiter, impl_->slot, interests);
+}
+
+void Arbiter::remove_waiter(std::uint32_t waiter) { impl_->waiters.remove(waiter, impl_->slot); }
 
 bool Arbiter::anyone_waiting() const {
   const Header& header = impl_->space.header();

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -73,6 +74,12 @@ class Arbiter {
   // Lets no other slot's delta be decided before this process's next one, for at most
   // `nanoseconds`. False: somebody else has the turn.
   bool claim_turn(std::uint64_t nanoseconds);
+
+  // A wait of this process (waiters.h): registered, armed again with new interests, ended.
+  // nullopt: kMaxWaiters waits are under way. False: we have been evicted.
+  std::optional<std::uint32_t> add_waiter(std::span<const std::uint64_t> interests);
+  bool rearm_waiter(std::uint32_t waiter, std::span<const std::uint64_t> interests);
+  void remove_waiter(std::uint32_t waiter);
 
   // Gives unused cells of this process's stock back to their extents, the last ones of `units`
   // first, a bounded number, all but the first `keep`. Extents that become free that way are

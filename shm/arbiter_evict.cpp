@@ -110,6 +110,7 @@ bool Arbiter::evict(std::uint32_t gone) {
   if (header.turn_slot.load(std::memory_order_relaxed) == gone + 1) {
     header.turn_slot.store(0, std::memory_order_release);
   }
+  impl_->waiters.remove_all_of(gone);
   impl_->clear_pins(gone);
   for (std::uint32_t i = 0; i < kRecordsPerReclaim; ++i) {
     if (!impl_->linker.bury_nursery(gone)) break;

@@ -13,6 +13,7 @@
 #include "shm/lock.h"
 #include "shm/reclaim.h"
 #include "shm/tables.h"
+#include "shm/waiters.h"
 
 namespace theus::shm {
 
@@ -26,7 +27,8 @@ struct Arbiter::Impl {
         tables(shared),
         linker(tables),
         reclaimer(tables),
-        committer(tables, linker, reclaimer) {}
+        committer(tables, linker, reclaimer),
+        waiters(tables) {}
 
   bool take(Acquired acquired) {
     if (acquired == Acquired::kNo) return false;
@@ -58,6 +60,7 @@ struct Arbiter::Impl {
   Linker linker;
   Reclaimer reclaimer;
   Committer committer;
+  Waiters waiters;
   std::uint32_t commits_since_reclaim = 0;
   std::uint64_t combined = 0;
   // Where the eviction of `sweeping` stands; a new process starts it again from 0.

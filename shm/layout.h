@@ -242,6 +242,24 @@ struct Desk {
 inline constexpr std::uint64_t kDeskBytes = 512 * 1024;
 static_assert(sizeof(Desk) <= kDeskBytes);
 
+// ---------------------------------------------------------------------------------- waiters
+
+inline constexpr std::uint32_t kMaxWaiters = 2048;
+inline constexpr std::uint32_t kWaiterInterests = 29;
+inline constexpr std::uint32_t kEverything = 0xFFFFFFFFu;
+
+// One wait under way (waiters.h). Written under the lock; its waiter sleeps on `wake`, which its
+// own process may also set without the lock.
+struct alignas(64) WaiterRecord {
+  HalfWord wake;   // 0: armed; 1: a commit has touched it since, or its process wants it to look
+  HalfWord slot;   // slot + 1 of the process that waits, 0: free
+  HalfWord count;  // of interests; kEverything: every commit
+  HalfWord reserved;
+  Word bloom;      // one bit for each interest: most records are passed over with one look
+  Word interest[kWaiterInterests];
+};
+static_assert(sizeof(WaiterRecord) == 256);
+
 // ---------------------------------------------------------------------------------- header
 
 inline constexpr std::uint32_t kCommitRing = 1u << 16;
@@ -325,11 +343,14 @@ struct Header {
   HalfWord pool;   // PoolWatch
   Word warm_keep;  // extents of it that stay, however little is in use
   Word warm_low;   // fewest there have been since the janitor looked
+  HalfWord waiters;                  // records of `waiting_table` in use
+  HalfWord waiters_high;             // none is in use from here on
   alignas(64) Journal journal;
 
   alignas(kPageBytes) SlotRecord slots[kMaxSlots];
   alignas(kPageBytes) HalfWord winner_pid[kCommitRing];  // by version modulo the ring
   alignas(kPageBytes) CommittedWrite ring[kCommitRing];
+  alignas(kPageBytes) WaiterRecord waiting_table[kMaxWaiters];
   alignas(kPageBytes) HalfWord directory[kDirectorySegments];  // extent index + 1, 0: none
   alignas(kPageBytes) JournalEntry journal_entries[kJournalEntries];
   alignas(kPageBytes) ExtentRecord extents[1];  // extent_count of them

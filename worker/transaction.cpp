@@ -427,11 +427,14 @@ void Transaction::clear(Mapping* mapping) {
     s.unlink_new(entry);
     entry->key_link = entry->record_link = entry->seen_version = 0;
     entry->present_in_snapshot = entry->moved = entry->written = false;
+    if (entry->read || entry->presence_read) mapping->cleared_read = true;
     entry->read = entry->presence_read = false;
     entry->value = Value{};
     // Found again under the new identity.
     entry->hash = shm::hash_key(s.hash_seed, reinterpret_cast<std::uintptr_t>(mapping), entry->key);
   }
+  if (mapping->node != 0) mapping->cleared_node = mapping->node;
+  if (mapping->read_structure || mapping->read_emptiness) mapping->cleared_read = true;
   mapping->node = 0;
   mapping->size_change = 0;
   mapping->read_structure = mapping->read_emptiness = false;

@@ -63,6 +63,7 @@ class Snapshot {
   void close();
 
   std::uint64_t version() const { return version_; }
+  const shm::Space& space() const { return session_->space(); }
   std::uint64_t root() const;                         // node id
   Value find(std::uint64_t node, KeyView key) const;  // kAbsent when there is none
   std::uint64_t size(std::uint64_t node) const;       // entries
@@ -91,6 +92,7 @@ class Snapshot {
 
 enum class Isolation : std::uint8_t { kSerializable, kSnapshot };
 
+class ReadSet;  // waiting.h
 class Transaction;
 struct Mapping;
 
@@ -128,6 +130,8 @@ struct Mapping {
   std::uint32_t resizes = 0;  // inserts and deletes made by this transaction (iteration guard)
   bool detached = false;      // replaced or deleted by this transaction
   // implementation
+  std::uint64_t cleared_node = 0;  // `node` before a clear(), and whether
+  bool cleared_read = false;       // anything in it had been read by then
   bool read_structure = false;
   bool read_emptiness = false;
   bool seen_empty = false;
@@ -216,6 +220,8 @@ class Transaction {
 
   // True if commit() would submit something.
   bool has_writes() const;
+  // A copy of what the program has read so far; it outlives the transaction.
+  ReadSet read_set() const;
 
   // Called for each entry whose `user` is not null, when the transaction ends.
   using UserHook = void (*)(void* user);

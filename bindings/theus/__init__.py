@@ -18,6 +18,7 @@ from theus._theus import (
     Transaction,
     plain,
 )
+from theus._waiting import Watch
 from theus.errors import (
     CapacityError,
     CommitUnknown,
@@ -56,6 +57,7 @@ __all__ = [
     "Transaction",
     "TransientError",
     "VersionMismatch",
+    "Watch",
     "connect",
     "leaf",
     "open",

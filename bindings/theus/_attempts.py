@@ -9,6 +9,9 @@ loop notes where its caller's `for` fetched the attempt, and the end of the `wit
 caller's bytecode whether that place can still be reached. Where it cannot, ConflictError is raised;
 where that is not known (the attempt was fetched by other code than a `for`), the loop's finalizer
 reports a lost conflict through sys.unraisablehook.
+
+A `with` that ends with its ctx.retry() sleeps until something changes, and then is as one that met
+a conflict, except that the attempts are counted anew.
 """
 
 from __future__ import annotations
@@ -23,9 +26,11 @@ from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from theus import errors
+from theus._waiting import deadline_of, sleep_for_retry
 from theus.errors import ConflictError, TheusError
 
 if TYPE_CHECKING:
+    from theus import _theus
     from theus._engine import Engine
 
 _FIRST_PAUSE_S = 2e-6
@@ -46,7 +51,7 @@ class Attempt:
     def __enter__(self) -> Any:
         if self._guard is not None:
             raise TheusError("an attempt is for one `with`; take the next one from the loop")
-        self._guard = self._loop.engine.transaction()
+        self._guard = self._loop.engine._attempt()
         return self._guard.__enter__()
 
     def __exit__(
@@ -54,7 +59,13 @@ class Attempt:
         kind: type[BaseException] | None,
         value: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
+    ) -> bool:
+        target = self._guard._retry_target(value)
+        if target is not None:
+            # Also where the body has swallowed the exception.
+            self._guard.__exit__(errors._Retry, None, None)
+            self._loop.retry(target, sys._getframe(1))
+            return True
         try:
             self._guard.__exit__(kind, value, traceback)
         except ConflictError as conflict:
@@ -62,20 +73,27 @@ class Attempt:
         else:
             self.committed = kind is None
             self._loop.over = True
+        return False
 
 
 class _Loop:
     """The iterator that attempts() returns."""
 
-    def __init__(self, engine: Engine, n: int) -> None:
+    def __init__(self, engine: Engine, n: int, deadline: float | None) -> None:
         self.engine = engine
         self.over = False
-        self._left = n
-        self._made = 0
+        self._n = n
+        self._deadline = deadline
+        self._begin_anew()
+        self._executions = 0
         self._conflict: ConflictError | None = None
         self._current: Attempt | None = None
         self._started = 0.0
         self._place: tuple[CodeType, int] | None = None
+
+    def _begin_anew(self) -> None:
+        self._left = self._n
+        self._made = 0  # since then
 
     def __iter__(self) -> Iterator[Attempt]:
         return self
@@ -94,6 +112,7 @@ class _Loop:
             bound = min(_FIRST_PAUSE_S * 2 ** min(self._made - 2, 20), _PAUSE_MAX_S)
             time.sleep(random.random() * bound)
         self._made += 1
+        self._executions += 1
         self._left -= 1
         self._started = time.monotonic()
         self._current = Attempt(self)
@@ -103,12 +122,32 @@ class _Loop:
         """The current attempt met a conflict, and its `with` in `frame` is at its end."""
         if self._left <= 0:
             self.over = True
-            raise errors._exhausted(self._made, conflict)
-        if self._place is not None and self._place[0] is frame.f_code:
-            if not _reaches(frame.f_code, frame.f_lasti, self._place[1]):
-                self.over = True
-                raise conflict
+            raise errors._exhausted(self._executions, conflict)
+        if self._is_left(frame):
+            self.over = True
+            raise conflict
         self._conflict = conflict
+
+    def retry(self, target: _theus.Target, frame: FrameType) -> None:
+        """The current attempt has called ctx.retry(), and its `with` in `frame` is at its end."""
+        if self._is_left(frame):
+            self.over = True
+            raise TheusError(
+                "ctx.retry() was called in an attempt behind which the loop is left, so that there "
+                "is no next one; nothing was written; leave an attempt only by its end"
+            )
+        try:
+            sleep_for_retry(self.engine, target, self._deadline, self._executions)
+        except BaseException:
+            self.over = True
+            raise
+        self._begin_anew()
+
+    def _is_left(self, frame: FrameType) -> bool:
+        """Whether the loop cannot come to another attempt from there."""
+        if self._place is None or self._place[0] is not frame.f_code:
+            return False
+        return not _reaches(frame.f_code, frame.f_lasti, self._place[1])
 
     def __del__(self) -> None:
         if self._conflict is None:
@@ -120,10 +159,10 @@ class _Loop:
         ) from self._conflict
 
 
-def attempts(engine: Engine, n: int) -> Iterator[Attempt]:
+def attempts(engine: Engine, n: int, timeout: float | None) -> Iterator[Attempt]:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"attempts(n): n is 1 or more, not {n!r}")
-    return _Loop(engine, n)
+    return _Loop(engine, n, deadline_of(timeout))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from theus import _coordinator, _theus
+from theus import _coordinator, _theus, _waiting
 from theus._attempts import Attempt, attempts
 from theus._state import State
+from theus._waiting import Watch, deadline_of
 from theus.errors import CoordinatorNotFound, TheusError
 
 if TYPE_CHECKING:
+    from theus._waiting_thread import WaitingThread
     from theus.errors import Path
 
 logger = logging.getLogger("theus")
@@ -38,6 +40,8 @@ class Engine(_theus.EngineCore):
         self._name = name
         self._private = private
         self._closed = False
+        self._waiters: set[_theus.Waiter] = set()  # of this process
+        self._waiting_threads: dict[int, WaitingThread] = {}  # by pid: a forked child has its own
         _open_engines.add(self)
 
     @property
@@ -58,9 +62,12 @@ class Engine(_theus.EngineCore):
         logger.debug("attached to coordinator %s", self._name)
 
     def close(self) -> None:
-        """Detaches. Idempotent. Open transactions are rolled back; arrays and States stay valid."""
+        """Detaches. Idempotent. Open transactions are rolled back, waits end with TheusError;
+        arrays and States stay valid."""
         self._closed = True
         try:
+            for waiter in list(self._waiters):
+                waiter.close()
             self._detach()
         except TheusError:
             self._closed = False
@@ -111,9 +118,16 @@ class Engine(_theus.EngineCore):
 
     # ----------------------------------------------------------------- retrying
 
-    def attempts(self, n: int = _RETRIES_DEFAULT) -> Iterator[Attempt]:
-        """Yields at most n attempts, each for one `with attempt as ctx`, until one commits."""
-        return attempts(self, n)
+    def attempts(
+        self, n: int = _RETRIES_DEFAULT, *, timeout: float | None = None
+    ) -> Iterator[Attempt]:
+        """Yields at most n attempts, each for one `with attempt as ctx`, until one commits.
+
+        The last one raises RetriesExhausted from its `with`. After ctx.retry() the `with` sleeps
+        until something that the attempt has read changes, and n is counted anew; timeout: seconds
+        from this call on, after which it raises RetriesExhausted instead.
+        """
+        return attempts(self, n, timeout)
 
     def process(
         self,
@@ -121,13 +135,16 @@ class Engine(_theus.EngineCore):
         *,
         semantic: str = "effect",
         retries: int = _RETRIES_DEFAULT,
+        timeout: float | None = None,
     ) -> Any:
         """Decorates fn(ctx, ...): calling it runs it in a transaction (semantic="effect"), which
-        is retried after conflicts, or in a snapshot (semantic="pure")."""
+        is retried after conflicts, or in a snapshot (semantic="pure"). retries, timeout (seconds):
+        as for run()."""
         if semantic not in ("effect", "pure"):
             raise ValueError(f"semantic is 'effect' or 'pure', not {semantic!r}")
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries is 0 or more, not {retries!r}")
+        deadline_of(timeout)  # refuses what is no time
 
         def decorate(body: Callable[..., R]) -> Callable[..., R]:
             if _is_lazy(body):
@@ -143,27 +160,67 @@ class Engine(_theus.EngineCore):
                         return result
                 # Bound first, so that a keyword of the body that is named like one of run()'s own
                 # reaches the body.
-                return self.run(functools.partial(_call, body, args, named), retries=retries)
+                bound = functools.partial(_call, body, args, named)
+                return self.run(bound, retries=retries, timeout=timeout)
 
             return run
 
         return decorate if function is None else decorate(function)
 
-    async def run_async(self, function: Callable[..., R], *args: Any, **named: Any) -> R:
-        """run() in a thread of asyncio's default executor."""
-        import asyncio
+    async def run_async(
+        self,
+        function: Callable[..., R],
+        /,
+        *args: Any,
+        retries: int = _RETRIES_DEFAULT,
+        timeout: float | None = None,
+        **named: Any,
+    ) -> R:
+        """run() for asyncio: the function runs in a thread of the loop's default executor.
 
-        return await asyncio.to_thread(self.run, function, *args, **named)
+        While it sleeps after ctx.retry() it has no thread. A cancellation waits for the end of an
+        execution that has begun, which then does not commit unless it is at it already. Other
+        arguments, results and errors: as for run().
+        """
+        from theus import _aio
 
-    # ----------------------------------------------------------------- not yet
+        return await _aio.run(self, function, args, retries, timeout, named)
 
-    def wait(self, *paths: Path, since: int | None = None, timeout: float | None = None) -> Any:
-        """Not available in this version."""
-        raise TheusError("engine.wait() is not available in this version; poll engine.version")
+    # ----------------------------------------------------------------- waiting
 
-    def watch(self, *paths: Path, since: int | None = None) -> Any:
-        """Not available in this version."""
-        raise TheusError("engine.watch() is not available in this version; poll engine.version")
+    def wait(
+        self, *paths: Path, since: int | None = None, timeout: float | None = None
+    ) -> int | None:
+        """Sleeps until one of the paths changes; returns the newest version, None when it has not
+        within `timeout` seconds (None: for ever; 0: only looks).
+
+        A change is one of what is there, below it or above it, after version `since` (default: the
+        newest), at best ctx.transaction.snapshot_version of the transaction that read it. May
+        return early, so look again. TheusError inside of a transaction, and when the engine is
+        closed meanwhile; ValueError for a version that does not exist yet.
+
+            while not (job := engine.read("job", None)):
+                engine.wait("job", since=version)
+        """
+        return _waiting.wait(self, paths, since, timeout)
+
+    async def wait_async(
+        self, *paths: Path, since: int | None = None, timeout: float | None = None
+    ) -> int | None:
+        """wait() for asyncio: other tasks run meanwhile."""
+        from theus import _aio
+
+        return await _aio.wait(self, paths, since, timeout)
+
+    def watch(self, *paths: Path, since: int | None = None) -> Watch:
+        """Returns an iterator, for `for` and `async for`, over (version, paths that have changed).
+
+        Begins with what changes after version `since` (default: the newest). Changes between two
+        items are put together; the last one is never missed. Ends with close().
+
+            for version, paths in engine.watch("prices", "orders"): ...
+        """
+        return Watch(self, paths, since)
 
 
 def _is_lazy(function: Callable[..., Any]) -> bool:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
+
+if TYPE_CHECKING:
+    from theus import _theus
 
 Path = Union[str, tuple[Any, ...]]
 
@@ -34,7 +37,9 @@ class ConflictError(TransientError):
 
 
 class RetriesExhausted(TransientError):
-    """Every execution met a conflict; the last one is the cause. attempts: how many there were."""
+    """Every execution met a conflict; the last one is the cause. Or, without a cause: ctx.retry()
+    was called, and nothing that had been read changed within the timeout. attempts: how many
+    executions there were."""
 
     attempts: int = 0
 
@@ -81,6 +86,18 @@ class CommitUnknown(TheusError):
     """It could not be found out whether the commit took place. Never retried by itself."""
 
 
+class _Retry(BaseException):
+    """Raised by ctx.retry(); caught by who runs the transaction. No Exception, so that what the
+    function does with those cannot swallow it. target: what is to change."""
+
+    def __init__(self, target: _theus.Target) -> None:
+        super().__init__(
+            "ctx.retry() has given up this attempt, which will be made again when something that "
+            "it has read changes"
+        )
+        self.target = target
+
+
 class MissingItem(KeyError):
     """A KeyError whose text says where the key is missing and which ones are near."""
 
@@ -121,6 +138,15 @@ def _exhausted(executions: int, cause: ConflictError) -> RetriesExhausted:
     )
     error.attempts = executions
     error.__cause__ = cause
+    return error
+
+
+def _unchanged(executions: int) -> RetriesExhausted:
+    error = RetriesExhausted(
+        "ctx.retry() gave up the transaction, and nothing that it had read changed in time; make "
+        "the timeout longer, or try again later"
+    )
+    error.attempts = executions
     return error
 
 

@@ -239,7 +239,7 @@ TEST_F(FullState, DeletesWaitForWhatAnotherHasOfTheReserve) {
       (header.extent_count.load() - header.reserve_at.load() - 10) * shm::kExtentBytes;
   const shm::Link lent = stock.take_run(much, worker::Use::kFreeing);
   EXPECT_TRUE(reserve().lent);
-  // The first wait is for the reserve; later ones may be for the lock, which this thread takes then.
+  // The first wait is for the reserve. Later ones may be for the lock: this thread takes it then.
   struct Hook : worker::WaitHook {
     void* before() noexcept override {
       if (waits == 0) {
