@@ -42,7 +42,7 @@ PRAGMA_ONCE = re.compile(r"^\s*#\s*pragma\s+once\b", re.MULTILINE)
 # Written with a gap each, so that this file does not find itself.
 UNFINISHED = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b")
 SLEEP = re.compile(r"\b(?:sleep|usleep|nanosleep|clock_nanosleep|sleep_for|sleep_until)\s*\(")
-METHOD = re.compile(r"\.sleep\b")  # in C++ it is one of ours, like Wait::sleep: it ends with the event
+METHOD = re.compile(r"\.sleep\b")  # in C++ one of ours, like Wait::sleep: it ends with the event
 ALLOW_SLEEP = re.compile(r"(//|#) tidy: allow-sleep \S")
 SNAKE_CASE = re.compile(r"_{0,2}[a-z][a-z0-9]*(_[a-z0-9]+)*_{0,2}")
 
