@@ -42,7 +42,8 @@ PRAGMA_ONCE = re.compile(r"^\s*#\s*pragma\s+once\b", re.MULTILINE)
 # Written with a gap each, so that this file does not find itself.
 UNFINISHED = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X")) + r")\b")
 SLEEP = re.compile(r"\b(?:sleep|usleep|nanosleep|clock_nanosleep|sleep_for|sleep_until)\s*\(")
-METHOD = re.compile(r"\.sleep\b")  # in C++ one of ours, like Wait::sleep: it ends with the event
+# Methods of ours, like Wait::sleep, which end with the event.
+METHOD = re.compile(r"(?<!\btime)(?<!\basyncio)\.sleep\b|\bdef sleep\b")
 ALLOW_SLEEP = re.compile(r"(//|#) tidy: allow-sleep \S")
 SNAKE_CASE = re.compile(r"_{0,2}[a-z][a-z0-9]*(_[a-z0-9]+)*_{0,2}")
 
@@ -120,7 +121,7 @@ def check_pragma_once(path: str, text: str) -> Iterator[Violation]:
 
 def check_sleeps(path: str, lines: list[str]) -> Iterator[Violation]:
     for number, line in enumerate(lines, 1):
-        if not SLEEP.search(line if path.endswith(".py") else METHOD.sub("", line)):
+        if not SLEEP.search(METHOD.sub("", line)):
             continue
         above = lines[number - 2] if number > 1 else ""
         if ALLOW_SLEEP.search(line) or ALLOW_SLEEP.search(above):
