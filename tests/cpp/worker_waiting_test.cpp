@@ -131,6 +131,9 @@ const std::vector<Row>& rows() {
   return all;
 }
 
+// Those that kill the lock's owner (CMakePresets.json).
+class WaitingDeath : public WorkerWaiting {};
+
 TEST_F(WorkerWaiting, WhatWakesWhom) {
   for (const Row& row : rows()) {
     for (const Change& change : changes()) {
@@ -390,7 +393,7 @@ void die_with_lock(World& world, Session& session, bool in_commit) {
   kill(getpid(), SIGKILL);
 }
 
-TEST_F(WorkerWaiting, ADeathWithTheLockWakesEverybody) {
+TEST_F(WaitingDeath, ADeathWithTheLockWakesEverybody) {
   for (const bool in_commit : {true, false}) {
     Wait wait(*waiter);
     wait.arm(any_interest());
@@ -412,7 +415,7 @@ char state_of(pid_t thread) {
   return end == std::string::npos || end + 2 >= line.size() ? '?' : line[end + 2];
 }
 
-TEST_F(WorkerWaiting, ADeathBetweenTheWordAndTheCallWakesTheSleeper) {
+TEST_F(WaitingDeath, ADeathBetweenTheWordAndTheCallWakesTheSleeper) {
   Wait wait(*waiter);
   wait.arm(any_interest());
   std::atomic<pid_t> id{0};
