@@ -33,7 +33,7 @@ import theus
 GOODS = ("apples", "bread", "cheese", "dates")
 TICK_S = 0.005
 PATIENCE_S = 60.0  # how long the service waits for its customers
-LATE_S = 1.0  # a loop that wakes a task up so late has been blocked
+LATE_S = 2.0  # a loop that wakes a task up so late has been blocked
 
 
 # --- what customers do, each in a process of its own

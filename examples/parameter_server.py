@@ -44,7 +44,8 @@ class Shard(NamedTuple):
     outputs: Array
 
     def gradient(self, weights: Array) -> Array:
-        return self.inputs.T @ (self.inputs @ weights[self.window] - self.outputs)
+        gradient: Array = self.inputs.T @ (self.inputs @ weights[self.window] - self.outputs)
+        return gradient
 
 
 def true_weights(features: int) -> Array:
