@@ -55,4 +55,4 @@ format:
 	.venv/bin/ruff format .
 
 clean:
-	rm -rf build dist .pytest_cache .hypothesis .ruff_cache .venv/.stamps/wheel
+	rm -rf build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache .venv/.stamps/wheel

@@ -28,10 +28,12 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterable
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import theus
 
 LONGEST_LINE = 200  # characters; longer lines are counted as this long
@@ -52,7 +54,7 @@ class FileIndex(NamedTuple):
     """What one file adds to the tables."""
 
     words: Counter[str] | None  # None: the file could not be read
-    line_lengths: np.ndarray  # how many lines have 0, 1, ... LONGEST_LINE characters
+    line_lengths: npt.NDArray[np.int64]  # how many lines have 0, 1, ... LONGEST_LINE characters
 
 
 def find_files(limit: int | None) -> dict[str, str]:
@@ -120,13 +122,13 @@ class Crew:
     """The worker processes. One that dies is replaced."""
 
     def __init__(self, engine: theus.Engine, size: int, start_method: str | None) -> None:
-        self._context = multiprocessing.get_context(start_method)
+        self._context: Any = multiprocessing.get_context(start_method)
         self._engine = engine
         self._deaths = 0
         self._workers = [self._start() for _ in range(size)]
 
-    def _start(self) -> multiprocessing.process.BaseProcess:
-        worker = self._context.Process(target=work, args=(self._engine,), daemon=True)
+    def _start(self) -> BaseProcess:
+        worker: BaseProcess = self._context.Process(target=work, args=(self._engine,), daemon=True)
         worker.start()
         return worker
 
@@ -140,7 +142,7 @@ class Crew:
                 self._replace(worker)
         return bool(self._workers)
 
-    def _replace(self, worker: multiprocessing.process.BaseProcess) -> None:
+    def _replace(self, worker: BaseProcess) -> None:
         self._deaths += 1
         if self._deaths > REPLACEMENTS_MAX:
             raise SystemExit(f"{self._deaths} workers died; that is too many")
@@ -154,7 +156,7 @@ class Crew:
     def kill_one(self) -> None:
         victim = self._workers[0]
         say(f"killing worker {victim.pid}, whatever it is doing")
-        os.kill(victim.pid, signal.SIGKILL)
+        victim.kill()
 
     def stop(self) -> None:
         for worker in self._workers:

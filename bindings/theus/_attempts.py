@@ -48,11 +48,11 @@ class Attempt:
         self._guard: Any = None
         self.committed = False
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> _theus.ProcessContext:
         if self._guard is not None:
             raise TheusError("an attempt is for one `with`; take the next one from the loop")
-        self._guard = self._loop.engine._attempt()
-        return self._guard.__enter__()
+        self._guard = guard = self._loop.engine._attempt()
+        return guard.__enter__()
 
     def __exit__(
         self,

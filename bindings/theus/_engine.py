@@ -9,7 +9,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from theus import _coordinator, _theus, _waiting
 from theus._attempts import Attempt, attempts
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("theus")
 
+P = ParamSpec("P")
 R = TypeVar("R")
 _NO_DEFAULT: Any = object()
 _RETRIES_DEFAULT = 16
@@ -129,9 +130,22 @@ class Engine(_theus.EngineCore):
         """
         return attempts(self, n, timeout)
 
+    @overload
+    def process(
+        self, function: Callable[Concatenate[_theus.ProcessContext, P], R]
+    ) -> Callable[P, R]: ...
+    @overload
     def process(
         self,
-        function: Callable[..., R] | None = None,
+        function: None = None,
+        *,
+        semantic: Literal["effect", "pure"] = "effect",
+        retries: int = _RETRIES_DEFAULT,
+        timeout: float | None = None,
+    ) -> Callable[[Callable[Concatenate[_theus.ProcessContext, P], R]], Callable[P, R]]: ...
+    def process(
+        self,
+        function: Callable[..., Any] | None = None,
         *,
         semantic: str = "effect",
         retries: int = _RETRIES_DEFAULT,

@@ -123,7 +123,7 @@ ABSENT = object()
 def plain_attribute(obj: Any, name: str) -> Any:
     """What the instance itself holds as attribute `name`, if no code of its class has a say in
     that; else ABSENT."""
-    cls = type(obj)
+    cls: Any = type(obj)
     if cls.__getattribute__ is not object.__getattribute__:
         return ABSENT
     described = class_attribute(cls, name)

@@ -26,7 +26,7 @@ def note(error: BaseException, leaf: Any, what: str) -> None:
         error.add_note(text)
     else:  # Python 3.10 prints no notes, but tools that look for them find it
         notes = getattr(error, "__notes__", None)
-        error.__notes__ = [*(notes or ()), text]  # type: ignore[attr-defined]
+        error.__notes__ = [*(notes or ()), text]  # type: ignore[attr-defined, unused-ignore]
 
 
 def run(

@@ -17,13 +17,14 @@ class Portable:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         view = self._view
-        memoryview(b"").cast("B").cast(view.format)  # ValueError: no format of one native type
+        letter: Any = view.format
+        memoryview(b"").cast("B").cast(letter)  # ValueError: no format of one native type
         contents = view if view.c_contiguous else bytearray(view.tobytes())
-        return restore, (pickle.PickleBuffer(contents), view.format, view.shape)
+        return restore, (pickle.PickleBuffer(contents), letter, view.shape)
 
 
-def restore(buffer: Any, letter: str, shape: tuple[int, ...]) -> memoryview:
-    view = memoryview(buffer).cast("B")
-    if 0 in shape or len(shape) == 1:
-        return view.cast(letter)  # type: ignore[call-overload]
-    return view.cast(letter, shape)  # type: ignore[call-overload]
+def restore(buffer: Any, letter: Any, shape: tuple[int, ...]) -> memoryview:
+    view: Any = memoryview(buffer).cast("B")
+    flat = 0 in shape or len(shape) == 1
+    result: memoryview = view.cast(letter) if flat else view.cast(letter, shape)
+    return result

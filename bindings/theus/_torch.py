@@ -20,7 +20,8 @@ def dumps(value: Any, buffer_callback: Any) -> bytes:
     file = io.BytesIO()
     pickler = pickle.Pickler(file, 5, buffer_callback=buffer_callback)
     if hasattr(torch, "Tensor"):  # not while it is being imported
-        pickler.dispatch_table = ChainMap({torch.Tensor: _reduce}, copyreg.dispatch_table)
+        reducers = {torch.Tensor: _reduce}
+        pickler.dispatch_table = ChainMap[Any, Any](reducers, copyreg.dispatch_table)
     pickler.dump(value)
     return file.getvalue()
 
