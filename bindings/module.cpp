@@ -7,6 +7,7 @@
 #include "bindings/classify.h"
 #include "bindings/codec.h"
 #include "bindings/context.h"
+#include "bindings/difference.h"
 #include "bindings/engine.h"
 #include "bindings/errors.h"
 #include "bindings/guard.h"
@@ -201,4 +202,5 @@ PYBIND11_MODULE(_theus, module) {
   }
   bindings::bind_functions(module);
   bindings::bind_waiting(module);
+  bindings::bind_difference(module);
 }
