@@ -7,6 +7,7 @@
 #include "bindings/node.h"
 #include "bindings/paths.h"
 #include "bindings/proxy.h"
+#include "bindings/represent.h"
 
 namespace theus::bindings {
 namespace {
@@ -50,6 +51,19 @@ void transaction_dealloc(PyObject* self) {
   transaction_clear(self);
   PyObject_GC_Del(self);
   Py_DECREF(type);
+}
+
+PyObject* represent(PyObject* self) {
+  return guarded([&] {
+    const ContextObject* context = reinterpret_cast<TransactionObject*>(self)->context;
+    if (context == nullptr) return Ref::check(PyUnicode_FromString("Transaction()")).release();
+    return Ref::check(PyUnicode_FromFormat(
+                          "Transaction(snapshot_version=%llu, %U, %s)",
+                          static_cast<unsigned long long>(context->version),
+                          options_text(context->serializable, context->label).get(),
+                          status_text(context)))
+        .release();
+  });
 }
 
 PyObject* get_version(PyObject* self, void*) {
@@ -248,6 +262,7 @@ void make_transaction_type(PyObject* module) {
       {Py_tp_dealloc, reinterpret_cast<void*>(transaction_dealloc)},
       {Py_tp_traverse, reinterpret_cast<void*>(transaction_traverse)},
       {Py_tp_clear, reinterpret_cast<void*>(transaction_clear)},
+      {Py_tp_repr, reinterpret_cast<void*>(represent)},
       {Py_tp_methods, methods},
       {Py_tp_getset, attributes},
       {Py_tp_doc, const_cast<char*>("One open transaction. For the thread that opened it.")},

@@ -48,6 +48,9 @@ class Attempt:
         self._guard: Any = None
         self.committed = False
 
+    def __repr__(self) -> str:
+        return f"Attempt(committed={self.committed})"
+
     def __enter__(self) -> Any:
         if self._guard is not None:
             raise TheusError("an attempt is for one `with`; take the next one from the loop")

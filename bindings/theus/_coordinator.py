@@ -186,10 +186,12 @@ class Coordinator:
     def __init__(
         self,
         name: str | None = None,
+        *,
         capacity: int | str = _CAPACITY_DEFAULT,
         arbitration: str = "cooperative",
     ) -> None:
         check_arbitration(arbitration)
+        self.name = name or ""
         self._closed = True
         self._owner = os.getpid()
         if name and _is_running(name):
@@ -203,6 +205,7 @@ class Coordinator:
         )
         lifelines.hold(self._lifeline)
         self._closed = False
+        logger.info("started coordinator %s (pid %d)", self.name, self._pid)
 
     def _ask(self) -> None:
         if self._closed:
@@ -234,8 +237,9 @@ class Coordinator:
         self._closed = True
         try:
             _theus.stop_coordinator(self.name, _STOP_TIMEOUT_S)
+            logger.info("stopped coordinator %s", self.name)
         except CoordinatorNotFound:
-            logger.info("coordinator %s had gone before it was stopped", self.name)
+            logger.warning("coordinator %s had gone before it was stopped", self.name)
         finally:
             lifelines.release(self._lifeline)
 
@@ -251,7 +255,8 @@ class Coordinator:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Coordinator {self.name}{', closed' if self._closed else ''}>"
+        # As last known: to ask it would be a wait.
+        return f"Coordinator({self.name!r}, {'closed' if self._closed else f'pid={self._pid}'})"
 
 
 def _is_running(name: str) -> bool:

@@ -6,6 +6,7 @@ import atexit
 import functools
 import inspect
 import logging
+import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -40,6 +41,7 @@ class Engine(_theus.EngineCore):
         self._name = name
         self._private = private
         self._closed = False
+        self._attached_in: int | None = None  # pid of the process that attached last
         self._waiters: set[_theus.Waiter] = set()  # of this process
         self._waiting_threads: dict[int, WaitingThread] = {}  # by pid: a forked child has its own
         _open_engines.add(self)
@@ -59,12 +61,16 @@ class Engine(_theus.EngineCore):
         if self._closed:
             raise TheusError(f"this engine ({self._name}) is closed; open or connect a new one")
         self._attach(self._name)
-        logger.debug("attached to coordinator %s", self._name)
+        first = self._attached_in in (None, os.getpid())
+        self._attached_in = os.getpid()
+        what = "attached" if first else "attached anew, in a forked child,"
+        logger.debug("%s to coordinator %s, version %s", what, self._name, self._version_if_attached)
 
     def close(self) -> None:
         """Detaches. Idempotent. Open transactions are rolled back, waits end with TheusError;
         arrays and States stay valid."""
         self._closed = True
+        attached = self._attached
         try:
             for waiter in list(self._waiters):
                 waiter.close()
@@ -72,6 +78,8 @@ class Engine(_theus.EngineCore):
         except TheusError:
             self._closed = False
             raise
+        if attached:
+            logger.debug("detached from coordinator %s", self._name)
 
     def __enter__(self) -> Engine:
         return self
@@ -90,8 +98,9 @@ class Engine(_theus.EngineCore):
         return _restore, (self._name, self._private)
 
     def __repr__(self) -> str:
-        status = "closed" if self._closed else "attached" if self._attached else "not attached"
-        return f"<Engine of {self._name}, {status}>"
+        version = self._version_if_attached
+        status = f"version={version}" if version is not None else "not attached"
+        return f"Engine({self._name!r}, {'closed' if self._closed else status})"
 
     # ----------------------------------------------------------------- one-shot transactions
 
@@ -323,7 +332,9 @@ def _open_private(capacity: int | str | None) -> Engine:
             engine._reattach()
             return engine
         except CoordinatorNotFound:
-            logger.info("the private coordinator %s is gone", name)
+            logger.warning(
+                "the private coordinator %s is gone, and the state with it; starting another", name
+            )
     engine = Engine(_coordinator.private.start(capacity, lost=name), private=True)
     engine._reattach()
     return engine

@@ -71,7 +71,7 @@ class State(Mapping[Any, Any]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<State at version {self._version}>"
+        return f"State({self._engine.name!r}, version={self._version})"
 
     def __copy__(self) -> State:
         return self

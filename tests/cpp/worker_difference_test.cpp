@@ -150,6 +150,25 @@ TEST_F(WorkerDifference, NamesEachPathOnce) {
   EXPECT_TRUE(found(newer, newer).empty());
 }
 
+TEST_F(WorkerDifference, DoesNotWalkWhatHasNotChanged) {
+  commit(*session, [](Transaction& t) {
+    Mapping* outer = t.put_mapping(at(t, {"outer"}));
+    t.put_int(t.entry(t.put_mapping(t.entry(outer, key("same"))), key("x")), 1);
+    t.put_int(t.entry(t.put_mapping(t.entry(outer, key("other"))), key("x")), 1);
+  });
+  Snapshot older(*session);
+  commit(*session, [](Transaction& t) { t.put_int(at(t, {"outer", "other", "x"}), 2); });
+  Snapshot newer(*session);
+  // Nobody can walk that one now.
+  auto* same = world.space().cell<shm::NodeRecord>(
+      shm::Link(read(newer, {"outer", "same"}).node));
+  auto& first = const_cast<shm::NodeRecord*>(same)->first_chunk;
+  const std::uint64_t chunk = first.exchange(shm::Link(1, 0xFFFFFFF0u).raw);
+  EXPECT_THROW(walked(older, newer), worker::Error);
+  EXPECT_EQ(found(older, newer), (Changes{{"outer.other.x", Change::kReplaced}}));
+  first.store(chunk);
+}
+
 TEST_F(WorkerDifference, RefusesWhatCannotBeCompared) {
   Snapshot older(*session);
   commit(*session, [](Transaction& t) { t.put_int(at(t, {"x"}), 1); });

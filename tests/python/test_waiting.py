@@ -463,7 +463,7 @@ def test_watch_is_closed_from_another_thread(tree: theus.Engine) -> None:
         assert list(changes) == []
         assert "closed" in repr(changes)
     with tree.watch("a.b") as changes:
-        assert repr(changes) == f"<Watch of 'a.b', after version {tree.version}>"
+        assert repr(changes) == f"Watch('a.b', since={tree.version})"
         tree.write("a.b.c", 2)
     assert list(changes) == [], "closed by the end of its with"
 
