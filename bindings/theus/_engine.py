@@ -64,7 +64,8 @@ class Engine(_theus.EngineCore):
         first = self._attached_in in (None, os.getpid())
         self._attached_in = os.getpid()
         what = "attached" if first else "attached anew, in a forked child,"
-        logger.debug("%s to coordinator %s, version %s", what, self._name, self._version_if_attached)
+        version = self._version_if_attached
+        logger.debug("%s to coordinator %s, version %s", what, self._name, version)
 
     def close(self) -> None:
         """Detaches. Idempotent. Open transactions are rolled back, waits end with TheusError;

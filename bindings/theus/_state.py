@@ -66,6 +66,9 @@ class State(Mapping[Any, Any]):
         return result
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, State) and other._engine is self._engine:
+            if other._version == self._version:
+                return True
         return bool(self._root == other)
 
     __hash__ = None  # type: ignore[assignment]

@@ -205,7 +205,7 @@ TEST_F(WorkerDifference, IsTheSameWhileOthersCommit) {
     Random random(8);
     while (!over) change_something(*own, random);
   });
-  for (int round = 0; round < 300; ++round) {
+  for (int round = 0; round < 100; ++round) {
     Snapshot older(*session);
     while (Snapshot(*session).version() < older.version() + 3) std::this_thread::yield();
     Snapshot newer(*session);
