@@ -246,14 +246,14 @@ PyMethodDef methods[] = {
     {"_check_outside", check_outside_method, METH_O, nullptr},
     {"_run_once", fast_named(run_once_method), METH_FASTCALL | METH_KEYWORDS, nullptr},
     {"stats", stats_method, METH_NOARGS,
-     "stats($self)\n--\n\n"
+     "stats($self, /)\n--\n\n"
      "Returns counters of this process and of the shared state (sizes in bytes), as a dict."},
     {"transaction", fast_named(transaction_method), METH_FASTCALL | METH_KEYWORDS,
-     "transaction($self, *, isolation='serializable', label=None)\n--\n\n"
+     "transaction($self, /, *, isolation='serializable', label=None)\n--\n\n"
      "Returns a ContextGuard for one `with`: leaving it commits, an exception rolls back. Raises "
      "ConflictError there when another process was faster."},
     {"snapshot", snapshot_method, METH_NOARGS,
-     "snapshot($self)\n--\n\n"
+     "snapshot($self, /)\n--\n\n"
      "Returns a ContextGuard for one `with` that reads the newest version: no conflicts, no "
      "waiting; a write raises ReadOnlyError."},
     {"run", fast_named(run_method), METH_FASTCALL | METH_KEYWORDS,

@@ -231,11 +231,14 @@ PyObject* on_commit_method(PyObject* self, PyObject* callback) {
 
 PyMethodDef methods[] = {
     {"get_shadow", get_shadow_method, METH_O,
+     "get_shadow($self, target, /)\n--\n\n"
      "Returns the private, writable object behind a path or a proxy; of a mapping node its proxy, "
      "of a plain value the value. What was changed in it is found at commit."},
     {"rollback", rollback_method, METH_NOARGS,
+     "rollback($self, /)\n--\n\n"
      "Ends the transaction and drops all it did; leaving the `with` then does nothing."},
     {"on_commit", on_commit_method, METH_O,
+     "on_commit($self, callback, /)\n--\n\n"
      "Has a function called in this process, once, after the commit is acknowledged. An error in "
      "it goes to sys.unraisablehook. A crash may skip it."},
     {nullptr, nullptr, 0, nullptr},

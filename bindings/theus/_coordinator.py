@@ -180,7 +180,15 @@ class Coordinator:
     """A coordinator in a process of its own, for one `with` statement or until close().
 
     name: how others reach it; without one it gets a fresh, unique name. capacity: bytes, or text
-    such as "2 GiB". Raises TheusError with the coordinator's own words when it cannot start.
+    such as "2 GiB"; fixed from then on, and taken from the system only as it is used. Raises
+    TheusError with the coordinator's own words when it cannot start. May be used from several
+    threads.
+
+        >>> with theus.Coordinator(capacity="64 MiB") as coordinator:
+        ...     engine = theus.connect(coordinator.name)
+        ...     engine.stats()["workers"]
+        ...     engine.close()
+        1
     """
 
     def __init__(
@@ -228,7 +236,8 @@ class Coordinator:
         return self._parent_pid
 
     def close(self) -> None:
-        """Stops it and waits until it is gone. Idempotent. Attached workers get CoordinatorLost.
+        """Stops it and waits until it is gone, at most 10 s. Idempotent. Attached workers get
+        CoordinatorLost.
 
         Does nothing in a forked child: the coordinator is the parent's.
         """

@@ -53,6 +53,7 @@ class State(Mapping[Any, Any]):
         result: Iterator[Any] = reversed(self._root)
         return result
 
+    # As a dict's views; they keep the State's version.
     def keys(self) -> KeysView[Any]:
         result: KeysView[Any] = self._root.keys()
         return result
@@ -86,7 +87,10 @@ class State(Mapping[Any, Any]):
         return dict, (self.to_dict(),)
 
     def to_dict(self) -> dict[Any, Any]:
-        """Returns plain objects all the way down; arrays as read-only views that stay valid."""
+        """Returns plain objects all the way down; arrays as read-only views that stay valid.
+
+        DecodeError, with the path, for a leaf whose class cannot be imported.
+        """
         result: dict[Any, Any] = _theus.plain(self._root)
         return result
 
@@ -104,14 +108,12 @@ class State(Mapping[Any, Any]):
         round-trip, otherwise tuples. TheusError when the States are of two engines, or the
         coordinator was lost between them.
 
-            >>> import theus
-            >>> with theus.Coordinator() as coordinator, theus.connect(coordinator.name) as engine:
-            ...     engine.update({"price": 1, "orders": {"o1": {"qty": 3}, "o2": {}}})
-            ...     before = engine.state
-            ...     after = before.update({"orders.o1.qty": 4, "orders.o3": {"qty": 1}})
-            ...     before.diff(after)
-            ...     after.diff(before)
+            >>> engine.update({"price": 1, "orders": {"o1": {"qty": 3}, "o2": {}}})
+            >>> before = engine.state
+            >>> after = before.update({"orders.o1.qty": 4, "orders.o3": {"qty": 1}})
+            >>> before.diff(after)
             {'orders.o1.qty': 'replaced', 'orders.o3': 'added'}
+            >>> after.diff(before)
             {'orders.o1.qty': 'replaced', 'orders.o3': 'removed'}
         """
         if not isinstance(other, State):
@@ -127,7 +129,17 @@ class State(Mapping[Any, Any]):
         """Commits {path: value, ...}, each path replaced on its own, and returns the next State.
 
         Raises ConflictError, and writes nothing, if one of these paths, or anything below one, has
-        changed since this State's version.
+        changed since this State's version. What is returned is the newest version, so it may have
+        later changes of others, too. Other errors as for Engine.update().
+
+            >>> engine.write("total", 1)
+            >>> state = engine.state
+            >>> state.update({"total": state["total"] + 1})["total"]
+            2
+            >>> state.update({"total": 9})
+            Traceback (most recent call last):
+            ...
+            theus.errors.ConflictError: total was changed (version 2 > state 1); nothing was ...
         """
         paths = [(_theus.parse_path(path), value) for path, value in changes.items()]
         self._engine.run(self._replace, paths)
