@@ -131,8 +131,9 @@ PyObject* transaction_method(PyObject* self, PyObject* const* arguments, Py_ssiz
     worker::Isolation isolation = worker::Isolation::kSerializable;
     PyObject* label = nullptr;
     if (count > 0) {
-      raise(PyExc_TypeError, "transaction() takes keywords only: isolation='serializable', "
-                             "label=None");
+      raise(PyExc_TypeError,
+            "transaction() takes keywords only: isolation='serializable', "
+            "label=None");
     }
     for (Py_ssize_t i = 0; names != nullptr && i < PyTuple_GET_SIZE(names); ++i) {
       PyObject* name = PyTuple_GET_ITEM(names, i);

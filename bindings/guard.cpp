@@ -179,10 +179,9 @@ PyObject* retry_target_method(PyObject* self, PyObject* error) {
 PyObject* represent(PyObject* self) {
   return guarded([&] {
     const GuardObject* guard = as_guard(self);
-    Ref what = guard->snapshot
-                   ? Ref::check(PyUnicode_FromString("snapshot"))
-                   : options_text(guard->isolation == worker::Isolation::kSerializable,
-                                  guard->label);
+    Ref what = guard->snapshot ? Ref::check(PyUnicode_FromString("snapshot"))
+                               : options_text(guard->isolation == worker::Isolation::kSerializable,
+                                              guard->label);
     const char* status = guard->context != nullptr ? status_text(guard->context) : "not entered";
     return Ref::check(PyUnicode_FromFormat("ContextGuard(%U, %s)", what.get(), status)).release();
   });

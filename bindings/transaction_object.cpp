@@ -57,11 +57,11 @@ PyObject* represent(PyObject* self) {
   return guarded([&] {
     const ContextObject* context = reinterpret_cast<TransactionObject*>(self)->context;
     if (context == nullptr) return Ref::check(PyUnicode_FromString("Transaction()")).release();
-    return Ref::check(PyUnicode_FromFormat(
-                          "Transaction(snapshot_version=%llu, %U, %s)",
-                          static_cast<unsigned long long>(context->version),
-                          options_text(context->serializable, context->label).get(),
-                          status_text(context)))
+    return Ref::check(
+               PyUnicode_FromFormat("Transaction(snapshot_version=%llu, %U, %s)",
+                                    static_cast<unsigned long long>(context->version),
+                                    options_text(context->serializable, context->label).get(),
+                                    status_text(context)))
         .release();
   });
 }

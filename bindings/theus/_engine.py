@@ -157,10 +157,10 @@ class Engine(_theus.EngineCore):
     def update(self, changes: Mapping[Path, Any]) -> None:
         """Commits {path: value, ...}, all or nothing; errors as for write().
 
-            >>> engine.update({"orders": {}, "total": 0})
-            >>> engine.update({"orders.o1": {"qty": 3}, ("orders", "a.b"): None, "total": 1})
-            >>> engine.read("orders")
-            {'o1': {'qty': 3}, 'a.b': None}
+        >>> engine.update({"orders": {}, "total": 0})
+        >>> engine.update({"orders.o1": {"qty": 3}, ("orders", "a.b"): None, "total": 1})
+        >>> engine.read("orders")
+        {'o1': {'qty': 3}, 'a.b': None}
         """
         self.run(_write_all, list(changes.items()))
 

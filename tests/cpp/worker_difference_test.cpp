@@ -160,8 +160,7 @@ TEST_F(WorkerDifference, DoesNotWalkWhatHasNotChanged) {
   commit(*session, [](Transaction& t) { t.put_int(at(t, {"outer", "other", "x"}), 2); });
   Snapshot newer(*session);
   // Nobody can walk that one now.
-  auto* same = world.space().cell<shm::NodeRecord>(
-      shm::Link(read(newer, {"outer", "same"}).node));
+  auto* same = world.space().cell<shm::NodeRecord>(shm::Link(read(newer, {"outer", "same"}).node));
   auto& first = const_cast<shm::NodeRecord*>(same)->first_chunk;
   const std::uint64_t chunk = first.exchange(shm::Link(1, 0xFFFFFFF0u).raw);
   EXPECT_THROW(walked(older, newer), worker::Error);

@@ -220,9 +220,7 @@ def test_changes_of_other_processes(engine: theus.Engine, other: Worker) -> None
     assert before.diff(engine.state) == {"m.b": "added"}
 
 
-def test_only_states_of_one_engine(
-    engine: theus.Engine, coordinator: theus.Coordinator
-) -> None:
+def test_only_states_of_one_engine(engine: theus.Engine, coordinator: theus.Coordinator) -> None:
     with theus.connect(coordinator.name) as second, pytest.raises(theus.TheusError, match="engine"):
         engine.state.diff(second.state)
     with theus.Coordinator() as elsewhere, theus.connect(elsewhere.name) as third:
@@ -263,4 +261,3 @@ def test_it_needs_no_values(engine: theus.Engine) -> None:
     assert before.diff(engine.state) == {"x": "added"}
     with pytest.raises(theus.DecodeError):
         engine.state.to_dict()
-

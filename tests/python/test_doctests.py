@@ -48,8 +48,11 @@ def program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each example is a program of its own: theus.open() starts another coordinator."""
     handed_down = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]
     monkeypatch.setattr(_coordinator.private, "name", None)
-    monkeypatch.delenv(_coordinator._PRIVATE_VARIABLE, raising=False)
-    monkeypatch.delitem(handed_down, _coordinator._PRIVATE_KEY, raising=False)
+    # Set first: only then what it becomes is taken back at the end.
+    monkeypatch.setenv(_coordinator._PRIVATE_VARIABLE, "")
+    monkeypatch.delenv(_coordinator._PRIVATE_VARIABLE)
+    monkeypatch.setitem(handed_down, _coordinator._PRIVATE_KEY, "")
+    monkeypatch.delitem(handed_down, _coordinator._PRIVATE_KEY)
 
 
 @pytest.mark.parametrize("test", docstrings(), ids=lambda test: test.name)

@@ -50,9 +50,7 @@ def test_a_coordinator_that_was_gone(records: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_attaching(
-    coordinator: theus.Coordinator, records: pytest.LogCaptureFixture
-) -> None:
+def test_attaching(coordinator: theus.Coordinator, records: pytest.LogCaptureFixture) -> None:
     said(records)
     engine = theus.connect(coordinator.name)
     assert said(records) == [(DEBUG, f"attached to coordinator {coordinator.name}, version 0")]

@@ -153,10 +153,14 @@ def test_each_name_is_explained() -> None:
 def test_options_are_keywords(name: str) -> None:
     signature = signatures()[name]
     for parameter in signature.parameters.values() if signature is not None else ():
-        if parameter.default is not inspect.Parameter.empty and (
-            name,
-            parameter.name,
-        ) not in POSITIONAL:
+        if (
+            parameter.default is not inspect.Parameter.empty
+            and (
+                name,
+                parameter.name,
+            )
+            not in POSITIONAL
+        ):
             assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, f"{name}: {parameter}"
 
 

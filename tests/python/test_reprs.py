@@ -1,4 +1,4 @@
-"""repr(): one line, which tells one object from the next, and neither raises nor reads the state."""
+"""repr(): one line, which tells one object from the next; it neither raises nor reads the state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import theus
 from helpers import run_forked, wait_gone
 
 LONG = 200
-
 
 
 def test_an_engine(coordinator: theus.Coordinator) -> None:

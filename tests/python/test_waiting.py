@@ -426,9 +426,7 @@ def acknowledge(engine: theus.Engine, bursts: int) -> None:
     engine.write("n", -1)
 
 
-def test_watch_never_misses_the_last_change_of_a_burst(
-    engine: theus.Engine, other: Worker
-) -> None:
+def test_watch_never_misses_the_last_change_of_a_burst(engine: theus.Engine, other: Worker) -> None:
     engine.update({"n": 0, "seen": 0})
     other.start(acknowledge, 1000)
     watching = InThread(watch_and_answer, engine)
