@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import theus
 from helpers import run_forked, wait_gone
+from theus import _theus
 
 LONG = 200
 
@@ -49,12 +50,13 @@ def test_a_coordinator() -> None:
     assert repr(coordinator) == f"Coordinator({coordinator.name!r}, closed)"
 
 
-def test_a_coordinator_that_is_gone_is_not_asked() -> None:
+def test_a_coordinator_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     coordinator = theus.Coordinator()
     known = coordinator.pid
     for pid in (coordinator.parent_pid, known):
         os.kill(pid, signal.SIGKILL)
         wait_gone(pid)
+    monkeypatch.setattr(_theus, "coordinator_pids", None)
     assert repr(coordinator) == f"Coordinator({coordinator.name!r}, pid={known})"
     coordinator.close()
 
