@@ -11,6 +11,7 @@
 #include "bindings/leaf.h"
 #include "bindings/paths.h"
 #include "bindings/proxy.h"
+#include "bindings/represent.h"
 #include "bindings/view.h"
 
 namespace theus::bindings {
@@ -367,7 +368,6 @@ void context_dealloc(PyObject* self) {
 
 extern PyMethodDef* context_methods();
 extern PyGetSetDef context_attributes[];
-PyObject* context_represent(PyObject* self);
 
 void make_context_type() {
   static PyType_Slot slots[] = {

@@ -222,11 +222,4 @@ PyMethodDef* context_methods() {
   return all.data();
 }
 
-PyObject* context_represent(PyObject* self) {
-  const auto* context = reinterpret_cast<ContextObject*>(self);
-  return PyUnicode_FromFormat("<ProcessContext at version %llu%s>",
-                              static_cast<unsigned long long>(context->version),
-                              context->status == Status::kOpen ? "" : ", ended");
-}
-
 }  // namespace theus::bindings

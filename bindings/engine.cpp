@@ -130,20 +130,25 @@ PyObject* transaction_method(PyObject* self, PyObject* const* arguments, Py_ssiz
   return guarded([&] {
     worker::Isolation isolation = worker::Isolation::kSerializable;
     PyObject* label = nullptr;
-    if (count > 0) isolation = parse_isolation(arguments[0]);
-    if (count > 1) label = arguments[1];
-    if (count > 2) raise(PyExc_TypeError, "transaction(isolation='serializable', label=None)");
+    if (count > 0) {
+      raise(PyExc_TypeError,
+            "transaction() takes keywords only: isolation='serializable', "
+            "label=None");
+    }
     for (Py_ssize_t i = 0; names != nullptr && i < PyTuple_GET_SIZE(names); ++i) {
       PyObject* name = PyTuple_GET_ITEM(names, i);
       if (PyUnicode_CompareWithASCIIString(name, "isolation") == 0) {
-        isolation = parse_isolation(arguments[count + i]);
+        isolation = parse_isolation(arguments[i]);
       } else if (PyUnicode_CompareWithASCIIString(name, "label") == 0) {
-        label = arguments[count + i];
+        label = arguments[i];
       } else {
         raise(PyExc_TypeError, "transaction() got an unexpected keyword argument %R", name);
       }
     }
     if (label == Py_None) label = nullptr;
+    if (label != nullptr && !PyUnicode_Check(label)) {
+      raise(PyExc_TypeError, "label is a str or None, not %.100s", Py_TYPE(label)->tp_name);
+    }
     return make_transaction_guard(as_engine(self), isolation, label).release();
   });
 }
@@ -212,6 +217,18 @@ PyObject* get_version(PyObject* self, void*) {
   });
 }
 
+// The newest version, or None where there is no session yet: it never attaches.
+PyObject* get_version_if_attached(PyObject* self, void*) {
+  return guarded([&] {
+    const EngineObject* engine = as_engine(self);
+    if (!engine->attached || engine->attached->session.forked()) {
+      return Ref::borrow(Py_None).release();
+    }
+    std::uint64_t version = engine->attached->session.version();
+    return Ref::check(PyLong_FromUnsignedLongLong(version)).release();
+  });
+}
+
 PyObject* get_attached(PyObject* self, void*) {
   const EngineObject* engine = as_engine(self);
   return PyBool_FromLong(engine->attached && !engine->attached->session.forked());
@@ -230,16 +247,18 @@ PyMethodDef methods[] = {
     {"_check_outside", check_outside_method, METH_O, nullptr},
     {"_run_once", fast_named(run_once_method), METH_FASTCALL | METH_KEYWORDS, nullptr},
     {"stats", stats_method, METH_NOARGS,
+     "stats($self, /)\n--\n\n"
      "Returns counters of this process and of the shared state (sizes in bytes), as a dict."},
     {"transaction", fast_named(transaction_method), METH_FASTCALL | METH_KEYWORDS,
-     "transaction(isolation='serializable', label=None)\n--\n\n"
+     "transaction($self, /, *, isolation='serializable', label=None)\n--\n\n"
      "Returns a ContextGuard for one `with`: leaving it commits, an exception rolls back. Raises "
      "ConflictError there when another process was faster."},
     {"snapshot", snapshot_method, METH_NOARGS,
+     "snapshot($self, /)\n--\n\n"
      "Returns a ContextGuard for one `with` that reads the newest version: no conflicts, no "
      "waiting; a write raises ReadOnlyError."},
     {"run", fast_named(run_method), METH_FASTCALL | METH_KEYWORDS,
-     "run(fn, *args, retries=16, timeout=None, **kw)\n--\n\n"
+     "run($self, fn, /, *args, retries=16, timeout=None, **kw)\n--\n\n"
      "Runs fn(ctx, *args, **kw) in a transaction, again after each conflict, at most retries + 1 "
      "times; returns what fn returned, as plain objects. After ctx.retry() it sleeps until "
      "something that fn has read changes, and counts anew. timeout: seconds from the call on, "
@@ -249,6 +268,7 @@ PyMethodDef methods[] = {
 
 PyGetSetDef attributes[] = {
     {"version", get_version, nullptr, "Number of the newest committed version.", nullptr},
+    {"_version_if_attached", get_version_if_attached, nullptr, nullptr, nullptr},
     {"_attached", get_attached, nullptr, nullptr, nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };

@@ -7,6 +7,7 @@
 #include "bindings/context.h"
 #include "bindings/errors.h"
 #include "bindings/free_list.h"
+#include "bindings/represent.h"
 #include "bindings/waiting.h"
 
 namespace theus::bindings {
@@ -175,6 +176,17 @@ PyObject* retry_target_method(PyObject* self, PyObject* error) {
   });
 }
 
+PyObject* represent(PyObject* self) {
+  return guarded([&] {
+    const GuardObject* guard = as_guard(self);
+    Ref what = guard->snapshot ? Ref::check(PyUnicode_FromString("snapshot"))
+                               : options_text(guard->isolation == worker::Isolation::kSerializable,
+                                              guard->label);
+    const char* status = guard->context != nullptr ? status_text(guard->context) : "not entered";
+    return Ref::check(PyUnicode_FromFormat("ContextGuard(%U, %s)", what.get(), status)).release();
+  });
+}
+
 PyMethodDef methods[] = {
     {"__aenter__", enter_async_method, METH_NOARGS, nullptr},
     {"__aexit__", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(leave_async_method)),
@@ -254,6 +266,7 @@ void make_guard_type(PyObject* module) {
       {Py_tp_dealloc, reinterpret_cast<void*>(guard_dealloc)},
       {Py_tp_traverse, reinterpret_cast<void*>(guard_traverse)},
       {Py_tp_clear, reinterpret_cast<void*>(guard_clear)},
+      {Py_tp_repr, reinterpret_cast<void*>(represent)},
       {Py_tp_members, members},
       {Py_tp_methods, methods},
       {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},

@@ -7,6 +7,7 @@
 #include "bindings/classify.h"
 #include "bindings/codec.h"
 #include "bindings/context.h"
+#include "bindings/difference.h"
 #include "bindings/engine.h"
 #include "bindings/errors.h"
 #include "bindings/guard.h"
@@ -141,7 +142,19 @@ void bind_functions(py::module_& module) {
   module.def("changed_since", &changed_since);
   module.def("coordinator_pids", &coordinator_pids);
   module.def("socket_path", &worker::socket_path, py::arg("name"));
-  module.def("plain", [](const py::object& object) { return give(plain(object.ptr())); });
+  {
+    // The one public function here: its docstring has a signature that inspect reads.
+    py::options options;
+    options.disable_function_signatures();
+    module.def(
+        "plain", [](const py::object& object) { return give(plain(object.ptr())); },
+        "plain(object, /)\n--\n\n"
+        "Returns plain objects for a proxy, a context or a State, and for exact lists, tuples and "
+        "dicts that hold any of these; everything else as it is.\n\n"
+        "What it returns is private, and stays valid after the transaction; arrays are copied in "
+        "a transaction, and read-only views in a snapshot or State. Serves as `default` of "
+        "json.dumps(). Raises TheusError for a proxy whose transaction has ended.");
+  }
   module.def("plain_result",
              [](const py::object& object) { return give(plain_result(object.ptr())); });
   module.def("is_proxy", [](const py::object& object) { return is_proxy(object.ptr()); });
@@ -201,4 +214,5 @@ PYBIND11_MODULE(_theus, module) {
   }
   bindings::bind_functions(module);
   bindings::bind_waiting(module);
+  bindings::bind_difference(module);
 }

@@ -7,6 +7,7 @@
 #include "bindings/node.h"
 #include "bindings/paths.h"
 #include "bindings/proxy.h"
+#include "bindings/represent.h"
 
 namespace theus::bindings {
 namespace {
@@ -50,6 +51,19 @@ void transaction_dealloc(PyObject* self) {
   transaction_clear(self);
   PyObject_GC_Del(self);
   Py_DECREF(type);
+}
+
+PyObject* represent(PyObject* self) {
+  return guarded([&] {
+    const ContextObject* context = reinterpret_cast<TransactionObject*>(self)->context;
+    if (context == nullptr) return Ref::check(PyUnicode_FromString("Transaction()")).release();
+    return Ref::check(
+               PyUnicode_FromFormat("Transaction(snapshot_version=%llu, %U, %s)",
+                                    static_cast<unsigned long long>(context->version),
+                                    options_text(context->serializable, context->label).get(),
+                                    status_text(context)))
+        .release();
+  });
 }
 
 PyObject* get_version(PyObject* self, void*) {
@@ -217,11 +231,14 @@ PyObject* on_commit_method(PyObject* self, PyObject* callback) {
 
 PyMethodDef methods[] = {
     {"get_shadow", get_shadow_method, METH_O,
+     "get_shadow($self, target, /)\n--\n\n"
      "Returns the private, writable object behind a path or a proxy; of a mapping node its proxy, "
      "of a plain value the value. What was changed in it is found at commit."},
     {"rollback", rollback_method, METH_NOARGS,
+     "rollback($self, /)\n--\n\n"
      "Ends the transaction and drops all it did; leaving the `with` then does nothing."},
     {"on_commit", on_commit_method, METH_O,
+     "on_commit($self, callback, /)\n--\n\n"
      "Has a function called in this process, once, after the commit is acknowledged. An error in "
      "it goes to sys.unraisablehook. A crash may skip it."},
     {nullptr, nullptr, 0, nullptr},
@@ -248,6 +265,7 @@ void make_transaction_type(PyObject* module) {
       {Py_tp_dealloc, reinterpret_cast<void*>(transaction_dealloc)},
       {Py_tp_traverse, reinterpret_cast<void*>(transaction_traverse)},
       {Py_tp_clear, reinterpret_cast<void*>(transaction_clear)},
+      {Py_tp_repr, reinterpret_cast<void*>(represent)},
       {Py_tp_methods, methods},
       {Py_tp_getset, attributes},
       {Py_tp_doc, const_cast<char*>("One open transaction. For the thread that opened it.")},

@@ -39,7 +39,8 @@ _EXECUTIONS_BEFORE_TURN = 3
 
 
 class Attempt:
-    """One execution of the body; `committed` tells how it ended."""
+    """One execution of the body of a loop over Engine.attempts(), for one `with`, which gives the
+    ProcessContext. committed: whether its `with` has ended with a commit. For one thread."""
 
     __slots__ = ("_guard", "_loop", "committed")
 
@@ -47,6 +48,9 @@ class Attempt:
         self._loop = loop
         self._guard: Any = None
         self.committed = False
+
+    def __repr__(self) -> str:
+        return f"Attempt(committed={self.committed})"
 
     def __enter__(self) -> _theus.ProcessContext:
         if self._guard is not None:

@@ -180,16 +180,26 @@ class Coordinator:
     """A coordinator in a process of its own, for one `with` statement or until close().
 
     name: how others reach it; without one it gets a fresh, unique name. capacity: bytes, or text
-    such as "2 GiB". Raises TheusError with the coordinator's own words when it cannot start.
+    such as "2 GiB"; fixed from then on, and taken from the system only as it is used. Raises
+    TheusError with the coordinator's own words when it cannot start. May be used from several
+    threads.
+
+        >>> with theus.Coordinator(capacity="64 MiB") as coordinator:
+        ...     engine = theus.connect(coordinator.name)
+        ...     engine.stats()["workers"]
+        ...     engine.close()
+        1
     """
 
     def __init__(
         self,
         name: str | None = None,
+        *,
         capacity: int | str = _CAPACITY_DEFAULT,
         arbitration: str = "cooperative",
     ) -> None:
         check_arbitration(arbitration)
+        self.name = name or ""
         self._closed = True
         self._owner = os.getpid()
         if name and _is_running(name):
@@ -203,6 +213,7 @@ class Coordinator:
         )
         lifelines.hold(self._lifeline)
         self._closed = False
+        logger.info("started coordinator %s (pid %d)", self.name, self._pid)
 
     def _ask(self) -> None:
         if self._closed:
@@ -225,7 +236,8 @@ class Coordinator:
         return self._parent_pid
 
     def close(self) -> None:
-        """Stops it and waits until it is gone. Idempotent. Attached workers get CoordinatorLost.
+        """Stops it and waits until it is gone, at most 10 s. Idempotent. Attached workers get
+        CoordinatorLost.
 
         Does nothing in a forked child: the coordinator is the parent's.
         """
@@ -234,8 +246,9 @@ class Coordinator:
         self._closed = True
         try:
             _theus.stop_coordinator(self.name, _STOP_TIMEOUT_S)
+            logger.info("stopped coordinator %s", self.name)
         except CoordinatorNotFound:
-            logger.info("coordinator %s had gone before it was stopped", self.name)
+            logger.warning("coordinator %s had gone before it was stopped", self.name)
         finally:
             lifelines.release(self._lifeline)
 
@@ -251,7 +264,8 @@ class Coordinator:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Coordinator {self.name}{', closed' if self._closed else ''}>"
+        # As last known: to ask it would be a wait.
+        return f"Coordinator({self.name!r}, {'closed' if self._closed else f'pid={self._pid}'})"
 
 
 def _is_running(name: str) -> bool:

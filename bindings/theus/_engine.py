@@ -6,6 +6,7 @@ import atexit
 import functools
 import inspect
 import logging
+import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -33,14 +34,21 @@ _STARTS_MAX = 5
 class Engine(_theus.EngineCore):
     """One process's access to a shared state. Made by theus.open() and theus.connect().
 
-    May be used from several threads. Can be pickled and handed to multiprocessing children under
-    fork, spawn and forkserver: there it attaches anew by itself when it is first used.
+    A context manager, which closes it. May be used from several threads. Can be pickled and handed
+    to multiprocessing children under fork, spawn and forkserver: there it attaches anew by itself
+    when it is first used. Any use but close() and repr() may raise CoordinatorNotFound then, and
+    CoordinatorLost when the coordinator has given this process up.
+
+        >>> engine.write("total", 1)
+        >>> engine.run(lambda ctx: ctx.total + 1)
+        2
     """
 
     def __init__(self, name: str, *, private: bool = False) -> None:
         self._name = name
         self._private = private
         self._closed = False
+        self._attached_in: int | None = None  # pid of the process that attached last
         self._waiters: set[_theus.Waiter] = set()  # of this process
         self._waiting_threads: dict[int, WaitingThread] = {}  # by pid: a forked child has its own
         _open_engines.add(self)
@@ -52,7 +60,16 @@ class Engine(_theus.EngineCore):
 
     @property
     def state(self) -> State:
-        """The newest version as a pinned, immutable State. Allowed inside a transaction, too."""
+        """The newest version as a pinned, immutable State.
+
+        Allowed inside a transaction, too, where it is not part of what is checked at the commit.
+
+            >>> engine.update({"total": 1, "tags": ["new"]})
+            >>> state = engine.state
+            >>> engine.write("total", 2)
+            >>> state["total"], engine.state["total"]
+            (1, 2)
+        """
         return State(self)
 
     def _reattach(self) -> None:
@@ -60,12 +77,17 @@ class Engine(_theus.EngineCore):
         if self._closed:
             raise TheusError(f"this engine ({self._name}) is closed; open or connect a new one")
         self._attach(self._name)
-        logger.debug("attached to coordinator %s", self._name)
+        first = self._attached_in in (None, os.getpid())
+        self._attached_in = os.getpid()
+        what = "attached" if first else "attached anew, in a forked child,"
+        version = self._version_if_attached
+        logger.debug("%s to coordinator %s, version %s", what, self._name, version)
 
     def close(self) -> None:
         """Detaches. Idempotent. Open transactions are rolled back, waits end with TheusError;
-        arrays and States stay valid."""
+        arrays and States stay valid. TheusError while another thread commits."""
         self._closed = True
+        attached = self._attached
         try:
             for waiter in list(self._waiters):
                 waiter.close()
@@ -73,6 +95,8 @@ class Engine(_theus.EngineCore):
         except TheusError:
             self._closed = False
             raise
+        if attached:
+            logger.debug("detached from coordinator %s", self._name)
 
     def __enter__(self) -> Engine:
         return self
@@ -91,30 +115,54 @@ class Engine(_theus.EngineCore):
         return _restore, (self._name, self._private)
 
     def __repr__(self) -> str:
-        status = "closed" if self._closed else "attached" if self._attached else "not attached"
-        return f"<Engine of {self._name}, {status}>"
+        version = self._version_if_attached
+        status = f"version={version}" if version is not None else "not attached"
+        return f"Engine({self._name!r}, {'closed' if self._closed else status})"
 
     # ----------------------------------------------------------------- one-shot transactions
 
     def read(self, path: Path, default: Any = _NO_DEFAULT) -> Any:
         """Returns what is at `path` in the newest version, as plain objects (arrays: read-only).
 
-        KeyError when there is nothing and no default.
+        KeyError when there is nothing and no default; TypeError when the path goes inside a leaf.
+
+            >>> engine.write("orders", {"o1": {"qty": 3}})
+            >>> engine.read("orders.o1.qty"), engine.read(("orders", "o2"), None)
+            (3, None)
         """
         with self.snapshot() as ctx:
             value = ctx.read(path) if default is _NO_DEFAULT else ctx.read(path, default)
             return value if value is default else _theus.plain(value)
 
     def write(self, path: Path, value: Any) -> None:
-        """Sets what is at `path`, in a transaction of its own. KeyError names a missing parent."""
+        """Sets what is at `path`, in a transaction of its own, which is run again after conflicts.
+
+        KeyError names a missing parent. EncodeError, with the path, when the value cannot be
+        stored; CapacityError when memory is full.
+        """
         self.run(_write, path, value)
 
     def add(self, path: Path, operand: Any) -> None:
-        """Adds to the number at `path`, in a transaction of its own."""
+        """Adds to the number or array at `path`, in a transaction of its own.
+
+        Nothing there counts as 0, but the parent has to exist (KeyError). TypeError when one of
+        the two is no number.
+
+            >>> engine.add("hits", 5)
+            >>> engine.add("hits", 0.5)
+            >>> engine.read("hits")
+            5.5
+        """
         self.run(_add, path, operand)
 
     def update(self, changes: Mapping[Path, Any]) -> None:
-        """Commits {path: value, ...}, all or nothing."""
+        """Commits {path: value, ...}, all or nothing; errors as for write().
+
+        >>> engine.update({"orders": {}, "total": 0})
+        >>> engine.update({"orders.o1": {"qty": 3}, ("orders", "a.b"): None, "total": 1})
+        >>> engine.read("orders")
+        {'o1': {'qty': 3}, 'a.b': None}
+        """
         self.run(_write_all, list(changes.items()))
 
     # ----------------------------------------------------------------- retrying
@@ -126,18 +174,27 @@ class Engine(_theus.EngineCore):
 
         The last one raises RetriesExhausted from its `with`. After ctx.retry() the `with` sleeps
         until something that the attempt has read changes, and n is counted anew; timeout: seconds
-        from this call on, after which it raises RetriesExhausted instead.
+        from this call on, after which it raises RetriesExhausted instead. Leave an attempt only by
+        its end: ConflictError is raised where a conflict meets a `return` or `break`.
+
+            >>> engine.write("total", 1)
+            >>> for attempt in engine.attempts(16):
+            ...     with attempt as ctx:
+            ...         ctx.total += 1
+            >>> attempt.committed, engine.read("total")
+            (True, 2)
         """
         return attempts(self, n, timeout)
 
     @overload
     def process(
-        self, function: Callable[Concatenate[_theus.ProcessContext, P], R]
+        self, function: Callable[Concatenate[_theus.ProcessContext, P], R], /
     ) -> Callable[P, R]: ...
     @overload
     def process(
         self,
         function: None = None,
+        /,
         *,
         semantic: Literal["effect", "pure"] = "effect",
         retries: int = _RETRIES_DEFAULT,
@@ -146,6 +203,7 @@ class Engine(_theus.EngineCore):
     def process(
         self,
         function: Callable[..., Any] | None = None,
+        /,
         *,
         semantic: str = "effect",
         retries: int = _RETRIES_DEFAULT,
@@ -153,7 +211,16 @@ class Engine(_theus.EngineCore):
     ) -> Any:
         """Decorates fn(ctx, ...): calling it runs it in a transaction (semantic="effect"), which
         is retried after conflicts, or in a snapshot (semantic="pure"). retries, timeout (seconds):
-        as for run()."""
+        as for run(). TypeError for coroutine and generator functions.
+
+            >>> engine.write("total", 1)
+            >>> @engine.process(retries=3)
+            ... def add(ctx, amount):
+            ...     ctx.total += amount
+            ...     return ctx.total
+            >>> add(5)
+            6
+        """
         if semantic not in ("effect", "pure"):
             raise ValueError(f"semantic is 'effect' or 'pure', not {semantic!r}")
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
@@ -183,22 +250,29 @@ class Engine(_theus.EngineCore):
 
     async def run_async(
         self,
-        function: Callable[..., R],
+        fn: Callable[..., R],
         /,
         *args: Any,
         retries: int = _RETRIES_DEFAULT,
         timeout: float | None = None,
-        **named: Any,
+        **kw: Any,
     ) -> R:
         """run() for asyncio: the function runs in a thread of the loop's default executor.
 
         While it sleeps after ctx.retry() it has no thread. A cancellation waits for the end of an
         execution that has begun, which then does not commit unless it is at it already. Other
         arguments, results and errors: as for run().
+
+            >>> import asyncio
+            >>> async def main():
+            ...     await engine.run_async(lambda ctx: ctx.update({"total": 5}))
+            ...     return engine.read("total")
+            >>> asyncio.run(main())
+            5
         """
         from theus import _aio
 
-        return await _aio.run(self, function, args, retries, timeout, named)
+        return await _aio.run(self, fn, args, retries, timeout, kw)
 
     # ----------------------------------------------------------------- waiting
 
@@ -213,15 +287,19 @@ class Engine(_theus.EngineCore):
         return early, so look again. TheusError inside of a transaction, and when the engine is
         closed meanwhile; ValueError for a version that does not exist yet.
 
-            while not (job := engine.read("job", None)):
-                engine.wait("job", since=version)
+            >>> version = engine.version
+            >>> engine.wait("job", since=version, timeout=0) is None
+            True
+            >>> engine.write("job", 1)
+            >>> engine.wait("job", since=version) == engine.version
+            True
         """
         return _waiting.wait(self, paths, since, timeout)
 
     async def wait_async(
         self, *paths: Path, since: int | None = None, timeout: float | None = None
     ) -> int | None:
-        """wait() for asyncio: other tasks run meanwhile."""
+        """wait() for asyncio: other tasks run meanwhile. Arguments and errors as there."""
         from theus import _aio
 
         return await _aio.wait(self, paths, since, timeout)
@@ -232,7 +310,12 @@ class Engine(_theus.EngineCore):
         Begins with what changes after version `since` (default: the newest). Changes between two
         items are put together; the last one is never missed. Ends with close().
 
-            for version, paths in engine.watch("prices", "orders"): ...
+            >>> engine.update({"prices": {}, "orders": {}})
+            >>> with engine.watch("prices", "orders") as changes:
+            ...     engine.write("orders.o1", 3)
+            ...     version, paths = next(changes)
+            >>> paths
+            ('orders',)
         """
         return Watch(self, paths, since)
 
@@ -287,7 +370,15 @@ def _close_engines() -> None:
 
 
 def connect(name: str) -> Engine:
-    """Attaches to the coordinator `name`; CoordinatorNotFound if none runs."""
+    """Attaches to the coordinator `name`; CoordinatorNotFound if none runs.
+
+    VersionMismatch when it was built differently or runs in another PID namespace.
+
+        >>> with theus.Coordinator() as coordinator:
+        ...     with theus.connect(coordinator.name) as engine:
+        ...         engine.version
+        0
+    """
     if not isinstance(name, str) or not name:
         raise ValueError("connect() needs the name of a coordinator")
     engine = Engine(name)
@@ -315,6 +406,10 @@ def open(  # noqa: A001
     a coordinator is started (default: 2 GiB; memory is taken only as it is used).
 
     The state is in memory only: it ends with the last process that uses it.
+
+        >>> with theus.open(initial={"total": 0}) as engine:
+        ...     engine.read("total")
+        0
     """
     _coordinator.check_arbitration(arbitration)
     if capacity is not None:
@@ -337,7 +432,9 @@ def _open_private(capacity: int | str | None) -> Engine:
             engine._reattach()
             return engine
         except CoordinatorNotFound:
-            logger.info("the private coordinator %s is gone", name)
+            logger.warning(
+                "the private coordinator %s is gone, and the state with it; starting another", name
+            )
     engine = Engine(_coordinator.private.start(capacity, lost=name), private=True)
     engine._reattach()
     return engine

@@ -25,5 +25,16 @@ class Leaf(Generic[T]):
 
 
 def leaf(value: T) -> Leaf[T]:
-    """Marks `value` to be stored whole, versioned as one: a dict then is no mapping node."""
+    """Marks `value` to be stored whole, versioned as one: a dict then is no mapping node.
+
+    What is read back is the value itself.
+
+        >>> engine.write("config", theus.leaf({"a": 1}))
+        >>> engine.read("config")
+        {'a': 1}
+        >>> engine.read("config.a")
+        Traceback (most recent call last):
+        ...
+        TypeError: config is a leaf (dict), and a path stops at leaves; read the leaf, then index it
+    """
     return value if isinstance(value, Leaf) else Leaf(value)

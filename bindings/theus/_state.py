@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from theus import _theus
-from theus.errors import ConflictError
+from theus.errors import ConflictError, TheusError
 
 if TYPE_CHECKING:
     from theus._engine import Engine
     from theus.errors import Path
+
+    Change = Literal["added", "replaced", "removed"]
+
+_REVERSED: dict[str, Change] = {"added": "removed", "removed": "added", "replaced": "replaced"}
 
 
 class State(Mapping[Any, Any]):
@@ -49,6 +53,7 @@ class State(Mapping[Any, Any]):
         result: Iterator[Any] = reversed(self._root)
         return result
 
+    # As a dict's views; they keep the State's version.
     def keys(self) -> KeysView[Any]:
         result: KeysView[Any] = self._root.keys()
         return result
@@ -62,12 +67,15 @@ class State(Mapping[Any, Any]):
         return result
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, State) and other._engine is self._engine:
+            if other._version == self._version:
+                return True
         return bool(self._root == other)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<State at version {self._version}>"
+        return f"State({self._engine.name!r}, version={self._version})"
 
     def __copy__(self) -> State:
         return self
@@ -79,15 +87,59 @@ class State(Mapping[Any, Any]):
         return dict, (self.to_dict(),)
 
     def to_dict(self) -> dict[Any, Any]:
-        """Returns plain objects all the way down; arrays as read-only views that stay valid."""
+        """Returns plain objects all the way down; arrays as read-only views that stay valid.
+
+        DecodeError, with the path, for a leaf whose class cannot be imported.
+        """
         result: dict[Any, Any] = _theus.plain(self._root)
         return result
+
+    def diff(self, other: State) -> dict[Path, Change]:
+        """Returns what makes `other` of this State: {path: "added" | "replaced" | "removed"}.
+
+        Found by versions, without looking at values: a leaf that was written counts as replaced,
+        also by an equal value, and so does one that was removed and added again. Mappings that lie
+        in both States are looked into; one that was added, removed or replaced as a whole (also by
+        `clear()` or by an equal dict) is one path. Takes as long as there are changes, and entries
+        in the mappings that lead to them.
+
+        The order is that of the newer of the two: depth first, each mapping's entries as they
+        stand there, then those that only the older one has. Paths are strings where these
+        round-trip, otherwise tuples. TheusError when the States are of two engines, or the
+        coordinator was lost between them.
+
+            >>> engine.update({"price": 1, "orders": {"o1": {"qty": 3}, "o2": {}}})
+            >>> before = engine.state
+            >>> after = before.update({"orders.o1.qty": 4, "orders.o3": {"qty": 1}})
+            >>> before.diff(after)
+            {'orders.o1.qty': 'replaced', 'orders.o3': 'added'}
+            >>> after.diff(before)
+            {'orders.o1.qty': 'replaced', 'orders.o3': 'removed'}
+        """
+        if not isinstance(other, State):
+            raise TypeError(f"diff() compares two States, not with {type(other).__name__}")
+        if other._engine is not self._engine:
+            raise TheusError("these States are of two engines; compare States of one")
+        if self._version <= other._version:
+            return _theus.difference(self._root, other._root)
+        changes = _theus.difference(other._root, self._root)
+        return {path: _REVERSED[change] for path, change in changes.items()}
 
     def update(self, changes: Mapping[Path, Any]) -> State:
         """Commits {path: value, ...}, each path replaced on its own, and returns the next State.
 
         Raises ConflictError, and writes nothing, if one of these paths, or anything below one, has
-        changed since this State's version.
+        changed since this State's version. What is returned is the newest version, so it may have
+        later changes of others, too. Other errors as for Engine.update().
+
+            >>> engine.write("total", 1)
+            >>> state = engine.state
+            >>> state.update({"total": state["total"] + 1})["total"]
+            2
+            >>> state.update({"total": 9})
+            Traceback (most recent call last):
+            ...
+            theus.errors.ConflictError: total was changed (version 2 > state 1); nothing was ...
         """
         paths = [(_theus.parse_path(path), value) for path, value in changes.items()]
         self._engine.run(self._replace, paths)

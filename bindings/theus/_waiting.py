@@ -187,8 +187,8 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
         self.close()
 
     def __repr__(self) -> str:
-        status = "closed" if self._closed else f"after version {self._since}"
-        return f"<Watch of {', '.join(map(repr, self._paths))}, {status}>"
+        status = ", closed" if self._closed else ""
+        return f"Watch({', '.join(map(repr, self._paths))}, since={self._since}{status})"
 
     @contextlib.contextmanager
     def _asked(self) -> Iterator[None]:

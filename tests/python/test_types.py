@@ -17,8 +17,6 @@ ROOT = Path(__file__).parents[2]
 
 # Where a signature that C++ gives to a method lacks the `$self` that inspect needs.
 NOT_COMPARED = """
-theus._theus.EngineCore.run
-theus._theus.EngineCore.transaction
 theus._theus.ProcessContext.get
 theus._theus.SupervisorProxy.get
 """

@@ -426,9 +426,7 @@ def acknowledge(engine: theus.Engine, bursts: int) -> None:
     engine.write("n", -1)
 
 
-def test_watch_never_misses_the_last_change_of_a_burst(
-    engine: theus.Engine, other: Worker
-) -> None:
+def test_watch_never_misses_the_last_change_of_a_burst(engine: theus.Engine, other: Worker) -> None:
     engine.update({"n": 0, "seen": 0})
     other.start(acknowledge, 1000)
     watching = InThread(watch_and_answer, engine)
@@ -463,7 +461,7 @@ def test_watch_is_closed_from_another_thread(tree: theus.Engine) -> None:
         assert list(changes) == []
         assert "closed" in repr(changes)
     with tree.watch("a.b") as changes:
-        assert repr(changes) == f"<Watch of 'a.b', after version {tree.version}>"
+        assert repr(changes) == f"Watch('a.b', since={tree.version})"
         tree.write("a.b.c", 2)
     assert list(changes) == [], "closed by the end of its with"
 
