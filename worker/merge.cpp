@@ -4,6 +4,7 @@
 // A merged value is made from a version, its basis, and the arbiter takes it as long as nobody has
 // written the key since then. So of several who merge one key at least one gets on; whoever is late
 // too often asks for the turn.
+#include "worker/reader.h"
 #include "worker/transaction_state.h"
 
 namespace theus::worker {
@@ -11,7 +12,7 @@ namespace {
 
 // Merges that lose against others: with the turn from some point on, then only if it ran out.
 constexpr int kMergesWithoutTurn = 4;
-constexpr int kMergesMax = 32;
+constexpr int kMergesMax = 1000;
 constexpr std::uint64_t kMergeTurnNs = 100'000'000;
 
 }  // namespace
@@ -46,11 +47,20 @@ bool Transaction::fold(Entry* entry, shm::Fold how, shm::Number operand) {
   return true;
 }
 
+Value Transaction::before(const Entry* entry) const {
+  const State& s = *state_;
+  s.require_open();
+  if (!entry->present_in_snapshot) return {};
+  return value_of(s.in.space, lookup(s.in.space, entry->mapping->node, entry->key, entry->hash,
+                                     s.version)
+                                  .seen);
+}
+
 // Until it commits, meets a conflict that cannot be merged, or has tried often enough.
 CommitResult Transaction::submit_merged(Merger& merger, CommitResult result) {
   State& s = *state_;
   for (int merges = 0; result.at_write && merges < kMergesMax; ++merges) {
-    if (merges == kMergesWithoutTurn) s.session.claim_turn(kMergeTurnNs);
+    if (merges >= kMergesWithoutTurn) s.session.claim_turn(kMergeTurnNs);
     if (!merge(merger, result.conflict)) break;
     result = s.submit();
   }
@@ -70,7 +80,8 @@ bool Transaction::merge(Merger& merger, const Entry* refused) {
     if (entry->mapping->node == 0 || !s.attached(entry->mapping)) continue;
     const Value value = newest.find(entry->mapping->node, entry->key);
     const std::uint64_t known = entry->basis != 0 ? entry->merged_record : entry->record_link;
-    if (entry != refused && value.record == known) continue;
+    // A fold follows the newest by itself, as long as it can.
+    if (entry != refused && (value.record == known || entry->fold != shm::Fold::kNone)) continue;
     if (!merger.merge(*this, entry, value)) {
       if (entry == refused) return false;
       continue;

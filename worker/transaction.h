@@ -197,6 +197,8 @@ class Transaction {
     entry->presence_read = true;
     return entry->value.kind != Value::Kind::kAbsent;
   }
+  // What the snapshot holds there, whatever this transaction has written.
+  Value before(const Entry* entry) const;
   // The mapping that a kMapping entry holds. Never null for such an entry.
   Mapping* child(Entry* entry);
 
