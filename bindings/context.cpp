@@ -9,6 +9,7 @@
 #include "bindings/free_list.h"
 #include "bindings/key_codec.h"
 #include "bindings/leaf.h"
+#include "bindings/merging.h"
 #include "bindings/paths.h"
 #include "bindings/proxy.h"
 #include "bindings/represent.h"
@@ -217,7 +218,8 @@ CommitOutcome commit_context(ContextObject* context, bool describe_conflict) {
   try {
     if (context->leaves != nullptr) finish_leaves(context);
     context->status = Status::kCommitting;
-    worker::CommitResult result = transaction_of(context).commit();
+    ContextMerger merger(context);
+    worker::CommitResult result = transaction_of(context).commit(&merger);
     context->status = Status::kOpen;
     outcome.committed = result.status != worker::CommitResult::Status::kConflict;
     if (outcome.committed) {

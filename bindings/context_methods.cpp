@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "bindings/errors.h"
+#include "bindings/merging.h"
 #include "bindings/node.h"
 #include "bindings/paths.h"
 #include "bindings/proxy.h"
@@ -113,34 +114,41 @@ PyObject* delete_method(PyObject* self, PyObject* text) {
   });
 }
 
-// ctx.add and its relatives: a function of theus/_operations.py each.
-PyObject* operate(Imported* operation, PyObject* self, PyObject* const* arguments,
-                  Py_ssize_t count) {
+// ctx.add and its relatives.
+PyObject* operate_method(const Operation& operation, PyObject* self, PyObject* const* arguments,
+                         Py_ssize_t count) {
   return guarded([&] {
-    if (count != 2) raise(PyExc_TypeError, "takes a path and a value");
-    return call(operation->get(), self, arguments[0], arguments[1]).release();
+    if (count != 2) raise(PyExc_TypeError, "%s() takes a path and a value", operation.name);
+    Ref path = parse_path(arguments[0]);
+    Place at = walk_to_write(self, path.get());
+    operate(operation, at.node, at.key, path.get(), arguments[1]);
+    return Ref::borrow(Py_None).release();
   });
 }
-Imported add_operation{"theus._operations", "add"};
-Imported maximum_operation{"theus._operations", "maximum"};
-Imported minimum_operation{"theus._operations", "minimum"};
-Imported append_operation{"theus._operations", "append"};
-Imported insert_operation{"theus._operations", "insert"};
+Imported add_function{"theus._operations", "add"};
+Imported maximum_function{"theus._operations", "maximum"};
+Imported minimum_function{"theus._operations", "minimum"};
+Imported append_function{"theus._operations", "append"};
+Imported insert_function{"theus._operations", "insert"};
+Imported discard_function{"theus._operations", "discard"};
 
 PyObject* add_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  return operate(&add_operation, self, arguments, count);
+  return operate_method({"add", shm::Fold::kAdd, &add_function}, self, arguments, count);
 }
 PyObject* maximum_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  return operate(&maximum_operation, self, arguments, count);
+  return operate_method({"maximum", shm::Fold::kMaximum, &maximum_function}, self, arguments, count);
 }
 PyObject* minimum_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  return operate(&minimum_operation, self, arguments, count);
+  return operate_method({"minimum", shm::Fold::kMinimum, &minimum_function}, self, arguments, count);
 }
 PyObject* append_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  return operate(&append_operation, self, arguments, count);
+  return operate_method({"append", shm::Fold::kNone, &append_function}, self, arguments, count);
 }
 PyObject* insert_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  return operate(&insert_operation, self, arguments, count);
+  return operate_method({"insert", shm::Fold::kNone, &insert_function}, self, arguments, count);
+}
+PyObject* discard_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return operate_method({"discard", shm::Fold::kNone, &discard_function}, self, arguments, count);
 }
 
 PyObject* retry_method(PyObject* self, PyObject*) {
@@ -186,12 +194,19 @@ PyMethodDef own_methods[] = {
     {"write", fast(write_method), METH_FASTCALL,
      "Sets what is at a path. Never creates parents: KeyError names the missing one."},
     {"delete", delete_method, METH_O, "Deletes what is at a path; KeyError if nothing is."},
-    {"add", fast(add_method), METH_FASTCALL, "Adds to the number or array at a path."},
+    {"add", fast(add_method), METH_FASTCALL,
+     "Adds to the number or array at a path. Applied to the newest value at commit: no conflict with "
+     "others who write it, unless this transaction reads it."},
     {"maximum", fast(maximum_method), METH_FASTCALL,
-     "Raises the value at a path to at least this."},
-    {"minimum", fast(minimum_method), METH_FASTCALL, "Lowers the value at a path to at most this."},
-    {"append", fast(append_method), METH_FASTCALL, "Appends to the list at a path."},
-    {"insert", fast(insert_method), METH_FASTCALL, "Adds to the set at a path."},
+     "Raises the value at a path to at least this; otherwise as add()."},
+    {"minimum", fast(minimum_method), METH_FASTCALL,
+     "Lowers the value at a path to at most this; otherwise as add()."},
+    {"append", fast(append_method), METH_FASTCALL,
+     "Appends to the list at a path; otherwise as add()."},
+    {"insert", fast(insert_method), METH_FASTCALL,
+     "Adds an element to the set at a path; otherwise as add()."},
+    {"discard", fast(discard_method), METH_FASTCALL,
+     "Takes an element out of the set at a path, if it is there; otherwise as add()."},
     {"retry", retry_method, METH_NOARGS,
      "Gives up this attempt, sleeps until something that it has read changes, and runs it again, "
      "under engine.run(), run_async(), attempts() and process(). TheusError elsewhere, and when "

@@ -293,6 +293,7 @@ std::unique_ptr<TransactionHolder> take_transaction(EngineObject* engine) {
 
 void give_transaction(EngineObject* engine, std::unique_ptr<TransactionHolder> holder) {
   holder->log.clear();
+  holder->operations.clear();
   if (engine->attached == holder->attached && engine->spare.size() < kSpareMax) {
     engine->spare.push_back(std::move(holder));
   }

@@ -17,6 +17,13 @@ struct LoggedWrite {
   worker::Mapping* mapping = nullptr;  // of a clear(), and then entry is null
 };
 
+// What a transaction can do again on a newer version of an entry (merging.h).
+struct NotedOperations {
+  const worker::Entry* entry = nullptr;
+  Ref operations;  // list of (name, operand); or null
+  Ref written;     // bytes: the encoded leaf, before it was merged with others'; or null
+};
+
 // A transaction of the engine's, kept between uses.
 struct TransactionHolder {
   explicit TransactionHolder(AttachedPtr to)
@@ -24,6 +31,7 @@ struct TransactionHolder {
   AttachedPtr attached;
   worker::Transaction transaction;
   std::vector<LoggedWrite> log;
+  std::vector<NotedOperations> operations;
 };
 
 struct EngineObject {

@@ -167,7 +167,7 @@ void bind_functions(py::module_& module) {
   module.def("parts", &parts);
   module.def("origin", &origin);
   module.def("parse_path", [](const py::object& path) { return give(parse_path(path.ptr())); });
-  module.def("spell_path", [](const py::object& path) { return give(spell_path(path.ptr())); });
+  module.def("spell_path", [](const py::tuple& path) { return give(spell_path(path.ptr())); });
   module.def("path_of", [](const py::object& owner) { return give(path_of(owner.ptr())); });
   module.def("encoding_now", &encoding_now);
   module.def("encode_leaf", &encode_leaf);

@@ -3,6 +3,7 @@
 #include "bindings/cache.h"
 #include "bindings/errors.h"
 #include "bindings/leaf.h"
+#include "bindings/merging.h"
 #include "bindings/paths.h"
 #include "bindings/proxy.h"
 #include "bindings/values.h"
@@ -18,6 +19,7 @@ constexpr Py_ssize_t kNamesSuggestedFrom = 50;
 
 void before_write(const Node& node, worker::Entry* entry) {
   if (entry->user != nullptr) detach_leaf(entry);
+  forget_operations(node.context, entry);
   if (!entry->written) node.context->holder->log.push_back({entry, nullptr});
 }
 
@@ -51,6 +53,28 @@ void put(const Node& node, worker::Entry* entry, const EncodedValue& value) {
   }
 }
 
+// The node that a found mapping is, with `owner` as where it was reached from.
+Node child_of(const Node& node, const Found& found, PyObject* owner) {
+  Node child{node.context, nullptr, 0, owner};
+  if (found.entry != nullptr) {
+    child.mapping = transaction_of(node.context).child(found.entry);
+  } else {
+    child.id = found.value.node;
+  }
+  return child;
+}
+
+}  // namespace
+
+Ref entry_path(const worker::Entry* entry) {
+  Ref keys = Ref::check(PyList_New(0));
+  for (const worker::Entry* at = entry; at != nullptr; at = at->mapping->bound_at) {
+    check(PyList_Append(keys.get(), decode_key(at->key).get()));
+  }
+  check(PyList_Reverse(keys.get()));
+  return Ref::check(PyList_AsTuple(keys.get()));
+}
+
 Ref scalar(const worker::Value& value) {
   switch (value.kind) {
     case Kind::kNone:
@@ -72,19 +96,6 @@ Ref scalar(const worker::Value& value) {
       return Ref();
   }
 }
-
-// The node that a found mapping is, with `owner` as where it was reached from.
-Node child_of(const Node& node, const Found& found, PyObject* owner) {
-  Node child{node.context, nullptr, 0, owner};
-  if (found.entry != nullptr) {
-    child.mapping = transaction_of(node.context).child(found.entry);
-  } else {
-    child.id = found.value.node;
-  }
-  return child;
-}
-
-}  // namespace
 
 Node node_of(PyObject* owner) {
   Node node;
@@ -162,6 +173,7 @@ void set_item(const Node& node, PyObject* key, PyObject* value) {
     bool logged = entry->written;
     worker::Entry* had_leaf = entry->user != nullptr ? entry : nullptr;
     if (had_leaf == nullptr && put_scalar(transaction, entry, value)) {
+      forget_operations(node.context, entry);
       if (!logged) node.context->holder->log.push_back({entry, nullptr});
       return;
     }

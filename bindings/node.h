@@ -32,6 +32,10 @@ struct Found {
 };
 // Looks up and enters the read set.
 Found look_up(const Node& node, const EncodedKey& key);
+// Where an entry lies: a tuple of keys.
+Ref entry_path(const worker::Entry* entry);
+// The Python object for a value that is neither leaf nor mapping nor absent.
+Ref scalar(const worker::Value& value);
 // What Python gets for it: a plain value or a proxy with `key` as its last path segment.
 Ref give_out(const Node& node, PyObject* key, const Found& found);
 

@@ -128,15 +128,6 @@ PyObject* get_shadow_method(PyObject* self, PyObject* target) {
   });
 }
 
-Ref entry_path(const worker::Entry* entry) {
-  Ref keys = Ref::check(PyList_New(0));
-  for (const worker::Entry* at = entry; at != nullptr; at = at->mapping->bound_at) {
-    check(PyList_Append(keys.get(), decode_key(at->key).get()));
-  }
-  check(PyList_Reverse(keys.get()));
-  return Ref::check(PyList_AsTuple(keys.get()));
-}
-
 bool is_part_of_state(const worker::Entry* entry) { return !is_detached(entry->mapping); }
 
 PyObject* get_pending_data(PyObject* self, void*) {

@@ -3,6 +3,10 @@
 #include <capnp/message.h>
 #include <capnp/serialize.h>
 
+#include <bit>
+
+#include "shm/fold.h"
+
 namespace theus::shm {
 namespace {
 
@@ -120,15 +124,16 @@ Decision Committer::decide_message(std::uint32_t slot, wire::Delta::Reader delta
   return {Outcome::kCommitted, version_};
 }
 
-// True if the key's newest version is younger than the snapshot: first committer wins, whether or
-// not the transaction has read it.
-bool Committer::changed_since(std::uint32_t key_unit, std::uint64_t* winner) const {
+// True if the key's newest version is younger than `basis`: first committer wins, whether or not the
+// transaction has read it.
+bool Committer::changed_since(std::uint32_t key_unit, std::uint64_t basis,
+                              std::uint64_t* winner) const {
   const Link head(tables_.key(key_unit).head.load(std::memory_order_relaxed));
   if (!head) return false;
   const VersionRecord& record = tables_.record(head.unit());
   const std::uint64_t died_at = record.died_at.load(std::memory_order_relaxed);
   *winner = died_at != 0 ? died_at : record.version.load(std::memory_order_relaxed);
-  if (*winner > snapshot_) return true;
+  if (*winner > basis) return true;
   if (died_at != 0) return false;
   // Replacing or deleting a node conflicts with anything written below it.
   const RecordShape shape = RecordShape::unpack(record.shape.load(std::memory_order_relaxed));
@@ -136,7 +141,7 @@ bool Committer::changed_since(std::uint32_t key_unit, std::uint64_t* winner) con
   const Link node(record.value[0].load(std::memory_order_relaxed));
   const std::uint64_t below =
       tables_.node(node.unit()).below_version.load(std::memory_order_relaxed);
-  if (below <= snapshot_ || below == version_) return false;
+  if (below <= basis || below == version_) return false;
   *winner = below;
   return true;
 }
@@ -179,6 +184,8 @@ Committer::Applied Committer::apply(wire::Operation::Reader operation, std::uint
   *winner = 0;
   bool gone = false;
   if (!tables_.names(node_link, is_node, &gone)) return gone ? Applied::kConflict : Applied::kBad;
+  if (operation.getBasis() >= version_ || static_cast<std::uint16_t>(operation.getFold()) > kLastFold)
+    return Applied::kBad;
   Applied applied = Applied::kBad;
   if (operation.getKind() == wire::Operation::Kind::INSERT) {
     applied = insert(node_link.unit(), operation, winner);
@@ -188,9 +195,7 @@ Committer::Applied Committer::apply(wire::Operation::Reader operation, std::uint
     if (!tables_.names(key_link, is_key, &gone)) return gone ? Applied::kConflict : Applied::kBad;
     const KeyRecord* key = &tables_.key(key_link.unit());
     if (key->node.load(std::memory_order_relaxed) != node_link.raw) return Applied::kBad;
-    applied = replace(node_link.unit(), key_link.unit(), Link(operation.getRecord()),
-                      linker_.usable_spare(Link(operation.getSpareChunk())), operation.getMoved(),
-                      winner);
+    applied = replace(node_link.unit(), key_link.unit(), operation, winner);
   }
   if (applied == Applied::kDone) raise_below(node_link.unit());
   return applied;
@@ -213,10 +218,44 @@ void Committer::note_write(Link key) {
   ring_.note(key);
 }
 
+// Fills the record of a fold: the operand, folded onto the number that `newest` holds if there is
+// one. Nobody reads the record before it is linked. The operand is in the message, not in the
+// record: whoever arbitrates again after a death here finds it as it was.
+Committer::Applied Committer::fill(VersionRecord& record, const VersionRecord* newest,
+                                   wire::Operation::Reader operation) const {
+  const auto number_of = [](bool is_real, std::uint64_t bits) {
+    return is_real ? Number::of(std::bit_cast<double>(bits))
+                   : Number::of(std::bit_cast<std::int64_t>(bits));
+  };
+  Number number = number_of(operation.getOperandIsReal(), operation.getOperand());
+  if (newest != nullptr) {
+    // Two operations on one key: no worker sends that.
+    if (newest->version.load(std::memory_order_relaxed) == version_) return Applied::kBad;
+    const auto kind = RecordShape::unpack(newest->shape.load(std::memory_order_relaxed)).kind;
+    if (kind != ValueKind::kInt && kind != ValueKind::kFloat) return Applied::kConflict;
+    const auto result = fold(
+        static_cast<Fold>(operation.getFold()),
+        number_of(kind == ValueKind::kFloat, newest->value[0].load(std::memory_order_relaxed)),
+        number);
+    if (!result) return Applied::kConflict;
+    number = *result;
+  } else if (operation.getKind() == wire::Operation::Kind::PUT) {
+    return Applied::kConflict;  // deleted since, and the delta brought no place in the order
+  }
+  const ValueKind kind = number.is_real ? ValueKind::kFloat : ValueKind::kInt;
+  record.shape.store(RecordShape{0, kind, 0}.pack(), std::memory_order_release);
+  record.value[0].store(number.is_real ? std::bit_cast<std::uint64_t>(number.real)
+                                       : std::bit_cast<std::uint64_t>(number.integer),
+                        std::memory_order_release);
+  return Applied::kDone;
+}
+
 Committer::Applied Committer::replace(std::uint32_t node_unit, std::uint32_t key_unit,
-                                      Link record_link, std::uint32_t spare, bool moved,
-                                      std::uint64_t* winner) {
-  if (changed_since(key_unit, winner)) return Applied::kConflict;
+                                      wire::Operation::Reader operation, std::uint64_t* winner) {
+  const bool folds = operation.getFold() != wire::Operation::Fold::NONE;
+  const std::uint64_t basis = operation.getBasis() != 0 ? operation.getBasis() : snapshot_;
+  if (changed_since(key_unit, basis, winner) && !folds) return Applied::kConflict;
+  const Link record_link(operation.getRecord());
   if (!linker_.owns(record_link, is_record)) return Applied::kBad;
   KeyRecord& key = tables_.key(key_unit);
   const Link key_link(key.cell.generation.load(std::memory_order_relaxed), key_unit);
@@ -225,10 +264,15 @@ Committer::Applied Committer::replace(std::uint32_t node_unit, std::uint32_t key
   VersionRecord* old = head ? &tables_.record(head.unit()) : nullptr;
   record.prev.store(head.raw, std::memory_order_release);
   const bool alive = old != nullptr && old->died_at.load(std::memory_order_relaxed) == 0;
+  if (folds) {
+    const Applied filled = fill(record, alive ? old : nullptr, operation);
+    if (filled != Applied::kDone) return filled;
+  }
   if (alive) {
     tables_.journal.set(old->died_at, version_);
     superseded(*old);
   }
+  const bool moved = operation.getMoved();
   if (alive && !moved) {
     RecordShape shape = RecordShape::unpack(record.shape.load(std::memory_order_relaxed));
     shape.place = RecordShape::unpack(old->shape.load(std::memory_order_relaxed)).place;
@@ -236,6 +280,7 @@ Committer::Applied Committer::replace(std::uint32_t node_unit, std::uint32_t key
     record.chunk.store(old->chunk.load(std::memory_order_relaxed), std::memory_order_release);
   } else {
     // Deleted before: this is a new incarnation, at the end of the order.
+    const std::uint32_t spare = linker_.usable_spare(Link(operation.getSpareChunk()));
     if (!tables_.append_place(node_unit, key_link, record, spare)) return Applied::kBad;
     change_keys(node_unit, alive ? 0 : 1);
   }
@@ -250,7 +295,6 @@ Committer::Applied Committer::insert(std::uint32_t node_unit, wire::Operation::R
                                      std::uint64_t* winner) {
   const Link key_link(operation.getNewKey());
   const Link record_link(operation.getRecord());
-  const std::uint32_t spare = linker_.usable_spare(Link(operation.getSpareChunk()));
   if (!linker_.owns(key_link, is_key) || !linker_.owns(record_link, is_record))
     return Applied::kBad;
   KeyRecord& key = tables_.key(key_link.unit());
@@ -263,17 +307,14 @@ Committer::Applied Committer::insert(std::uint32_t node_unit, wire::Operation::R
   const std::uint64_t seed = tables_.header().hash_seed.load(std::memory_order_relaxed);
   const std::uint64_t hash = hash_key(seed, operation.getNode(), view);
   if (const std::uint32_t known = tables_.index.find(operation.getNode(), view, hash); known != 0) {
-    const Link head(tables_.key(known).head.load(std::memory_order_relaxed));
-    if (head && tables_.record(head.unit()).died_at.load(std::memory_order_relaxed) == 0) {
-      *winner = tables_.record(head.unit()).version.load(std::memory_order_relaxed);
-      return Applied::kConflict;  // somebody else inserted it since
-    }
-    return replace(node_unit, known, record_link, spare, /*moved=*/false, winner);
+    return replace(node_unit, known, operation, winner);  // others have inserted it since
   }
   VersionRecord& record = tables_.record(record_link.unit());
+  if (operation.getFold() != wire::Operation::Fold::NONE) fill(record, nullptr, operation);
   record.prev.store(0, std::memory_order_release);
   key.head.store(record_link.raw, std::memory_order_release);
   key.retained_next.store(0, std::memory_order_release);
+  const std::uint32_t spare = linker_.usable_spare(Link(operation.getSpareChunk()));
   if (!tables_.append_place(node_unit, key_link, record, spare)) return Applied::kBad;
   if (!linker_.link_record(record_link, key_link, version_)) return Applied::kBad;
   tables_.cells.link(key_link.unit());
@@ -285,7 +326,7 @@ Committer::Applied Committer::insert(std::uint32_t node_unit, wire::Operation::R
 
 Committer::Applied Committer::remove(std::uint32_t node_unit, std::uint32_t key_unit,
                                      std::uint64_t* winner) {
-  if (changed_since(key_unit, winner)) return Applied::kConflict;
+  if (changed_since(key_unit, snapshot_, winner)) return Applied::kConflict;
   const Link head(tables_.key(key_unit).head.load(std::memory_order_relaxed));
   if (!head) return Applied::kConflict;
   VersionRecord& record = tables_.record(head.unit());

@@ -41,12 +41,14 @@ class Committer {
   Decision decide_message(std::uint32_t slot, wire::Delta::Reader delta);
   Applied apply(wire::Operation::Reader operation, std::uint64_t* winner);
   Applied apply_delete(Link key_link, std::uint64_t* winner);
-  Applied replace(std::uint32_t node_unit, std::uint32_t key_unit, Link record, std::uint32_t spare,
-                  bool moved, std::uint64_t* winner);
+  Applied replace(std::uint32_t node_unit, std::uint32_t key_unit,
+                  wire::Operation::Reader operation, std::uint64_t* winner);
   Applied insert(std::uint32_t node_unit, wire::Operation::Reader operation,
                  std::uint64_t* winner);
   Applied remove(std::uint32_t node_unit, std::uint32_t key_unit, std::uint64_t* winner);
-  bool changed_since(std::uint32_t key_unit, std::uint64_t* winner) const;
+  Applied fill(VersionRecord& record, const VersionRecord* newest,
+               wire::Operation::Reader operation) const;
+  bool changed_since(std::uint32_t key_unit, std::uint64_t basis, std::uint64_t* winner) const;
   void raise_below(std::uint32_t node_unit);
   void change_keys(std::uint32_t node_unit, int by);
   void note_write(Link key);

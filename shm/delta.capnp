@@ -54,6 +54,18 @@ struct Operation {
   newKey @4 :UInt64;         # insert: Link of a filled KeyRecord, used if the key has none yet
   spareChunk @5 :UInt64;     # put, insert: Link of an empty order chunk, used if it needs a place
   moved @6 :Bool;            # put: deleted and inserted again, so at the end of the order now
+  basis @7 :UInt64;          # the version that the record was made from, if it is not the delta's
+                             # snapshot: it conflicts with what is younger than that
+  fold @8 :Fold;             # of the operand onto the newest number, whatever it is: the arbiter
+                             # fills the record. Conflicts only if there is no number any more
+  operand @9 :UInt64;        # as in a record: two's complement, or IEEE bits
+  operandIsReal @10 :Bool;
+  enum Fold {
+    none @0;
+    add @1;
+    maximum @2;
+    minimum @3;
+  }
   enum Kind {
     put @0;                  # replace the value of a key that has a KeyRecord
     insert @1;               # give a value to a key that had no KeyRecord at the snapshot

@@ -1,5 +1,7 @@
 #include "worker/message.h"
 
+#include <bit>
+
 namespace theus::worker {
 
 using shm::Link;
@@ -33,7 +35,7 @@ void write_absences(const std::vector<PlannedAbsence>& from,
 std::uint64_t message_words(const Plan& plan) {
   return 64 + (plan.checks.size() + plan.validated.size()) * 3 +
          (plan.absences.size() + plan.validated_absences.size()) * 4 + plan.absence_words +
-         plan.operations.size() * 7 + plan.deletes.size();
+         plan.operations.size() * 9 + plan.deletes.size();
 }
 
 void write_message(const Transaction::State& s, const Plan& plan, Link journal_region,
@@ -73,6 +75,15 @@ void write_message(const Transaction::State& s, const Plan& plan, Link journal_r
     operation.setNewKey(from.new_key.raw);
     operation.setSpareChunk(from.spare.raw);
     operation.setMoved(from.entry->moved);
+    operation.setBasis(from.entry->basis);
+    if (from.folds) {
+      const shm::Number& operand = from.entry->operand;
+      // shm::Fold and the message's count alike.
+      operation.setFold(static_cast<wire::Operation::Fold>(from.entry->fold));
+      operation.setOperandIsReal(operand.is_real);
+      operation.setOperand(operand.is_real ? std::bit_cast<std::uint64_t>(operand.real)
+                                           : std::bit_cast<std::uint64_t>(operand.integer));
+    }
   }
 }
 

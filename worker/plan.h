@@ -27,6 +27,7 @@ struct PlannedOperation {
   const Entry* entry;
   shm::wire::Operation::Kind kind;
   shm::Link record, new_key, spare;
+  bool folds;
 };
 
 struct Plan {

@@ -65,6 +65,12 @@ bool submits(const Transaction::State& s, const Entry& entry) {
          (entry.value.kind != Value::Kind::kAbsent || entry.present_in_snapshot);
 }
 
+// Its number is folded at commit. Not after a read: then what was shown has to be true.
+bool folds(const Entry& entry) { return entry.fold != shm::Fold::kNone && !entry.read; }
+
+// It may be written though others have written it since the snapshot.
+bool follows(const Entry& entry) { return folds(entry) || entry.basis != 0; }
+
 void plan_checks(const Transaction::State& s, Plan& plan) {
   const bool serializable = s.isolation == Isolation::kSerializable;
   // Bindings first, at both isolation levels: a replaced ancestor explains every other conflict.
@@ -77,9 +83,10 @@ void plan_checks(const Transaction::State& s, Plan& plan) {
   if (!serializable) return;
   for (const Entry* entry : s.entries) {
     if (!entry->present_in_snapshot || entry->mapping->node == 0) continue;
-    // An operation on the key checks that it is unchanged anyway.
-    if (submits(s, *entry)) continue;
-    if (entry->read) {
+    // An operation on the key checks that it is unchanged anyway, unless it follows what is newest.
+    const bool submitted = submits(s, *entry);
+    if (submitted && !follows(*entry)) continue;
+    if (entry->read && !submitted) {
       plan.checks.push_back(
           {entry->key_link, entry->seen_version, wire::Check::Kind::KEY, entry, nullptr});
     } else if (entry->presence_read && !entry->mapping->read_structure) {
@@ -101,7 +108,8 @@ void plan_checks(const Transaction::State& s, Plan& plan) {
     // Nothing came, so this one did not.
     if (entry->mapping->read_structure) continue;
     // Written and taken back again: the key still had to be absent for that.
-    if (!(entry->read || entry->presence_read || entry->written) || submits(s, *entry)) continue;
+    if (!(entry->read || entry->presence_read || entry->written)) continue;
+    if (submits(s, *entry) && !(follows(*entry) && entry->presence_read)) continue;
     plan.absences.push_back({entry, 0});
     plan.absence_words += 4 + entry->key.size / 8;
   }
@@ -146,7 +154,8 @@ void plan_operations(Transaction::State& s, Plan& plan) {
       plan.deletes.push_back(entry);
       continue;
     }
-    PlannedOperation operation{entry, wire::Operation::Kind::PUT, writer.record(*entry), {}, {}};
+    PlannedOperation operation{
+        entry, wire::Operation::Kind::PUT, writer.record(*entry), {}, {}, folds(*entry)};
     if (!entry->present_in_snapshot) {
       operation.kind = wire::Operation::Kind::INSERT;
       operation.new_key = writer.key(*entry, entry->mapping->node);
@@ -331,17 +340,17 @@ Refuted subject_of(const Plan& plan, std::size_t index) {
   if (in(plan.absences)) return {plan.absences[index].entry};
   if (in(plan.validated)) return {plan.validated[index].entry, plan.validated[index].mapping};
   if (in(plan.validated_absences)) return {plan.validated_absences[index].entry};
-  if (in(plan.operations)) return {plan.operations[index].entry};
+  if (in(plan.operations)) return {plan.operations[index].entry, nullptr, 0, true};
   if (in(plan.deletes)) return {plan.deletes[index]};
   return {};
 }
 
 CommitResult conflict(const Transaction::State& s, const Refuted& what) {
-  bump(s.in.desk->counters.conflicts);
   CommitResult result;
   result.status = CommitResult::Status::kConflict;
   result.conflict = what.entry;
   result.conflict_mapping = what.mapping;
+  result.at_write = what.at_write;
   const std::uint64_t version = result.winner_version = what.winner_version;
   const shm::Header& header = s.in.space.header();
   const std::uint64_t clock = header.clock.load(std::memory_order_acquire);

@@ -121,6 +121,7 @@ void Transaction::State::begin_write(Entry* entry) {
     entry->child->detached = true;
     entry->child = nullptr;
   }
+  entry->fold = shm::Fold::kNone;
   if (!entry->listed) {
     entry->listed = true;
     entry->order = ++writes;
@@ -247,6 +248,13 @@ void Transaction::State::finish() {
       user_hook(user);
     }
   }
+}
+
+CommitResult Transaction::State::submit() {
+  const SubmissionTurn turn(*this);
+  const CommitResult result = submit_transaction(*this);
+  had_prelinked = prelinked;
+  return result;
 }
 
 // --- SubmissionTurn
@@ -427,6 +435,7 @@ void Transaction::clear(Mapping* mapping) {
     s.unlink_new(entry);
     entry->key_link = entry->record_link = entry->seen_version = 0;
     entry->present_in_snapshot = entry->moved = entry->written = false;
+    entry->fold = shm::Fold::kNone;
     if (entry->read || entry->presence_read) mapping->cleared_read = true;
     entry->read = entry->presence_read = false;
     entry->value = Value{};
@@ -510,26 +519,26 @@ bool Transaction::has_writes() const { return !state_->written.empty(); }
 
 void Transaction::set_user_hook(UserHook hook) { state_->user_hook = hook; }
 
-CommitResult Transaction::commit() {
+CommitResult Transaction::commit(Merger* merger) {
   State& s = *state_;
   s.require_open();
   if (s.written.empty()) {
     CommitResult result;
     result.status = CommitResult::Status::kReadOnly;
     result.version = s.version;
-    shm::Word& count = s.in.desk->counters.read_only;
-    count.store(count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    s.count(s.in.desk->counters.read_only);
     s.finish();
     return result;
   }
   CommitResult result;
   try {
-    const SubmissionTurn turn(s);
-    result = submit_transaction(s);
+    result = s.submit();
+    if (merger != nullptr && result.at_write) result = submit_merged(*merger, result);
   } catch (...) {
     s.finish();
     throw;
   }
+  if (result.status == CommitResult::Status::kConflict) s.count(s.in.desk->counters.conflicts);
   s.finish();
   return result;
 }
@@ -538,8 +547,7 @@ void Transaction::rollback() {
   State& s = *state_;
   if (!s.open) return;
   if (!s.session.forked() && !s.written.empty()) {
-    shm::Word& count = s.in.desk->counters.rollbacks;
-    count.store(count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    s.count(s.in.desk->counters.rollbacks);
   }
   s.finish();
 }

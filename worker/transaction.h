@@ -14,6 +14,7 @@
 #include <memory>
 #include <string_view>
 
+#include "shm/fold.h"
 #include "shm/key.h"
 #include "shm/link.h"
 #include "worker/session.h"
@@ -112,6 +113,8 @@ struct Entry {
   bool passed = false;             // an iteration passed it: where it stands is, too
   std::uint64_t place = 0;         // in the snapshot's order: unit of the chunk << 32 | place + 1
   bool written = false;            // put or deleted by this transaction
+  shm::Fold fold = shm::Fold::kNone;  // written by fold(): then `value` is what the snapshot had
+  shm::Number operand;                // with this folded onto it
   void* user = nullptr;            // the binding's: shadow, decoded object; freed by its hook
   // implementation
   Entry* next_new = nullptr;  // order of those inserted by this transaction
@@ -121,6 +124,8 @@ struct Entry {
   bool listed = false;      // in the list of written entries
   std::uint32_t order = 0;  // of its write, or of its newest insertion
   bool present_in_snapshot = false;
+  std::uint64_t basis = 0;          // version that a merged value was made from; 0: the snapshot
+  std::uint64_t merged_record = 0;  // raw Link of the record there; 0: absent
 };
 
 // One mapping node as this transaction sees it.
@@ -148,8 +153,21 @@ struct CommitResult {
   std::uint64_t version = 0;        // committed version; for kReadOnly the snapshot's
   const Entry* conflict = nullptr;  // the entry that had changed (its path names the conflict)
   const Mapping* conflict_mapping = nullptr;  // or the mapping whose set of keys had changed
+  bool at_write = false;  // the write of `conflict` met it, not something that was read
   std::uint64_t winner_version = 0;
   std::uint32_t winner_pid = 0;  // 0: no longer known
+};
+
+// Merges what a transaction has written with what others have committed meanwhile.
+class Merger {
+ public:
+  // Called by commit() between two submissions: no lock is held, and exceptions end the commit,
+  // rolled back. `newest` is what the entry holds in a version that is pinned during the call,
+  // kAbsent included. True: the merged value has been put into the entry.
+  virtual bool merge(Transaction& transaction, Entry* entry, const Value& newest) = 0;
+
+ protected:
+  ~Merger() = default;
 };
 
 class Transaction {
@@ -179,6 +197,8 @@ class Transaction {
     entry->presence_read = true;
     return entry->value.kind != Value::Kind::kAbsent;
   }
+  // What the snapshot holds there, whatever this transaction has written.
+  Value before(const Entry* entry) const;
   // The mapping that a kMapping entry holds. Never null for such an entry.
   Mapping* child(Entry* entry);
 
@@ -190,6 +210,12 @@ class Transaction {
   void put_str(Entry* entry, std::string_view utf8);
   void put_bytes(Entry* entry, std::string_view bytes);
   Mapping* put_mapping(Entry* entry);  // a new, empty mapping node
+  // Folds a number onto the newest one at commit, whatever that is then: no conflict with others
+  // who write it, as long as it is not read (read() turns it into an ordinary write). From an absent
+  // entry it starts with the operand. The entry shows its own change at once. False, and nothing is
+  // done: the entry holds no int or float, the sum does not fit into 64 bits, or it was folded in
+  // another way before.
+  bool fold(Entry* entry, shm::Fold how, shm::Number operand);
   // An encoded leaf of `size` bytes, encoded by the caller straight into the block that is
   // returned: shared memory, private to this process until commit. `aligned`: at 64 bytes (for
   // arrays); otherwise at 16, which saves 48 bytes. Throws CapacityError. The entry reads as that
@@ -230,12 +256,18 @@ class Transaction {
   // Submits. Blocks until decided. Throws CapacityError (state intact, transaction rolled back),
   // CoordinatorLost, CommitUnknown, Error; conflicts are a result, no exception. Afterwards the
   // transaction is over, and the pointers in the result live until the next begin().
-  CommitResult commit();
+  //
+  // `merger` may make entries whose write has met a conflict from the newest version anew; then the
+  // delta is submitted again, for a bounded number of times.
+  CommitResult commit(Merger* merger = nullptr);
   void rollback();
 
   struct State;  // worker/transaction_state.h
 
  private:
+  CommitResult submit_merged(Merger& merger, CommitResult result);
+  bool merge(Merger& merger, const Entry* refused);
+
   std::unique_ptr<State> state_;
 };
 

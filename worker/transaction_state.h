@@ -65,6 +65,7 @@ struct Transaction::State {
   std::vector<HeldCell> held;
   PlanHolder plan;
   bool prelinked = false;  // parts of the delta are linked already: if it fails they are garbage
+  bool had_prelinked = false;  // in the last submission
   Use use = Use::kAny;     // what cells are taken for
   UserHook user_hook = nullptr;
 
@@ -89,8 +90,13 @@ struct Transaction::State {
   void give_back_held();
   void bury_prelinked() noexcept;
 
+  CommitResult submit();
+
   // Ending.
   void finish();
+  static void count(shm::Word& counter) {
+    counter.store(counter.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
 };
 
 // A process submits one delta at a time, and what it links in advance for it is bound or buried

@@ -24,6 +24,7 @@ struct Refuted {
   const Entry* entry = nullptr;
   const Mapping* mapping = nullptr;
   std::uint64_t winner_version = 0;
+  bool at_write = false;  // by an operation on `entry`, not by a check
 };
 
 // The first check that has failed, in the order of the plan; then the plan is of no more use.

@@ -25,6 +25,7 @@ from theus._attempts import Attempt
 from theus._coordinator import Coordinator
 from theus._engine import Engine, connect, open
 from theus._leaf_marker import leaf
+from theus._operations import resolver
 from theus._state import State
 from theus._theus import (
     ContextGuard,
@@ -80,4 +81,5 @@ __all__ = [
     "leaf",
     "open",
     "plain",
+    "resolver",
 ]

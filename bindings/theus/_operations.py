@@ -1,19 +1,24 @@
-"""ctx.add, maximum, minimum, append and insert.
+"""ctx.add, maximum, minimum, append, insert and discard, and resolvers.
 
-In this version they read, change and write, so that they can conflict with each other; what they
-leave behind is the same.
+Each operation is here twice: as a program would do it, on what the transaction has; and on the plain
+newest value, when others have committed meanwhile. (Ints and floats that fit into 64 bits are folded
+by the arbiter instead, shm/fold.h.)
 """
 
 from __future__ import annotations
 
+import copy
 import numbers
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from theus import _theus
 
-_ABSENT = object()
+ABSENT = object()  # stands for nothing at all
+
+_C = TypeVar("_C")
+_Resolver = Callable[[Any, Any, Any], Any]
 
 
 def _is_number(value: object) -> bool:
@@ -24,79 +29,245 @@ def _is_array(value: object) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype") and not _is_number(value)
 
 
-def _describe(ctx: Any, path: Any) -> str:
-    spelled = _theus.spell_path(_theus.parse_path(path))
+def _describe(path: Any) -> str:
+    spelled = _theus.spell_path(path)
     return spelled if isinstance(spelled, str) else repr(spelled)
 
 
-def _check_operand(name: str, ctx: Any, path: Any, value: Any, operand: Any) -> None:
-    numeric = _is_number(operand) and (value is _ABSENT or _is_number(value))
-    arrays = _is_array(operand) and (value is _ABSENT or _is_array(value))
-    if numeric:
-        return
-    if not arrays:
-        held = "nothing" if value is _ABSENT else type(_theus.plain(value)).__name__
+def _kind(value: Any) -> str:
+    return "nothing" if value is ABSENT else str(value.__class__.__name__)
+
+
+# ---------------------------------------------------------------------------- numbers and arrays
+
+
+def _fits(value: Any, operand: Any) -> bool:
+    """Whether both are numbers, or both arrays, of whatever shape."""
+    if _is_number(operand):
+        return value is ABSENT or _is_number(value)
+    return _is_array(operand) and (value is ABSENT or _is_array(value))
+
+
+def _check(name: str, path: Any, value: Any, operand: Any) -> None:
+    if not _fits(value, operand):
         raise TypeError(
-            f"{name}() works on numbers and arrays, but {_describe(ctx, path)} holds {held} and "
+            f"{name}() works on numbers and arrays, but {_describe(path)} holds {_kind(value)} and "
             f"the operand is {type(operand).__name__}"
         )
-    if value is not _ABSENT and value.shape != operand.shape:
+    if _is_array(operand) and value is not ABSENT and value.shape != operand.shape:
         raise ValueError(
-            f"{name}() of arrays needs one shape: {_describe(ctx, path)} has {value.shape}, the "
+            f"{name}() of arrays needs one shape: {_describe(path)} has {value.shape}, the "
             f"operand {operand.shape}"
         )
 
 
-def add(ctx: Any, path: Any, operand: Any) -> None:
-    value = ctx.read(path, _ABSENT)
-    _check_operand("add", ctx, path, value, operand)
-    if value is _ABSENT:
-        ctx.write(path, operand)
-    elif _is_array(value):
-        value += operand
-    else:
-        ctx.write(path, value + operand)
+def _sum(value: Any, operand: Any) -> Any:
+    return value + operand
 
 
-def _choose(name: str, better: Callable[[Any, Any], bool]) -> Callable[[Any, Any, Any], None]:
-    def operation(ctx: Any, path: Any, operand: Any) -> None:
-        value = ctx.read(path, _ABSENT)
-        _check_operand(name, ctx, path, value, operand)
-        if value is _ABSENT:
+def _greater(value: Any, operand: Any) -> Any:
+    return operand if operand > value else value
+
+
+def _smaller(value: Any, operand: Any) -> Any:
+    return operand if operand < value else value
+
+
+def _add_array(value: Any, operand: Any) -> None:
+    value += operand
+
+
+def _maximum_array(value: Any, operand: Any) -> None:
+    import numpy
+
+    numpy.maximum(value, operand, out=value)
+
+
+def _minimum_array(value: Any, operand: Any) -> None:
+    import numpy
+
+    numpy.minimum(value, operand, out=value)
+
+
+def _numeric(
+    name: str,
+    combine: Callable[[Any, Any], Any],
+    on_arrays: Callable[[Any, Any], None],
+) -> tuple[Callable[[Any, Any, Any], Any], Callable[[Any, Any], Any]]:
+    def operation(ctx: Any, path: Any, operand: Any) -> Any:
+        operand = _theus.plain(operand)
+        value = ctx.read(path, ABSENT)
+        _check(name, path, value, operand)
+        if value is ABSENT:
             ctx.write(path, operand)
         elif _is_array(value):
-            import numpy
+            on_arrays(value, operand)
+        else:
+            # Also where nothing changes: it may when it is done on what is newest at commit.
+            ctx.write(path, combine(value, operand))
+        return copy.deepcopy(operand)
 
-            getattr(numpy, name)(value, operand, out=value)
-        elif better(operand, value):
-            ctx.write(path, operand)
+    def again(value: Any, operand: Any) -> Any:
+        if not _fits(value, operand):
+            return NotImplemented
+        if value is ABSENT:
+            return operand
+        if not _is_array(value):
+            return combine(value, operand)
+        if value.shape != operand.shape:
+            return NotImplemented
+        on_arrays(value, operand)
+        return value
 
-    return operation
-
-
-maximum = _choose("maximum", lambda operand, value: operand > value)
-minimum = _choose("minimum", lambda operand, value: operand < value)
-
-
-def append(ctx: Any, path: Any, value: Any) -> None:
-    _grow(ctx, path, value, list, "append")
-
-
-def insert(ctx: Any, path: Any, value: Any) -> None:
-    _grow(ctx, path, value, set, "insert")
+    return operation, again
 
 
-def _grow(ctx: Any, path: Any, value: Any, kind: Any, name: str) -> None:
-    held = ctx.read(path, _ABSENT)
-    if held is _ABSENT:
-        ctx.write(path, kind((value,)))
-        return
-    if not isinstance(held, kind):
+add, _add_again = _numeric("add", _sum, _add_array)
+maximum, _maximum_again = _numeric("maximum", _greater, _maximum_array)
+minimum, _minimum_again = _numeric("minimum", _smaller, _minimum_array)
+
+
+# ---------------------------------------------------------------------------- lists and sets
+
+
+def _held(name: str, ctx: Any, path: Any, kind: type[Any]) -> Any:
+    held = ctx.read(path, ABSENT)
+    if held is not ABSENT and not isinstance(held, kind):
         raise TypeError(
-            f"{name}() works on a {kind.__name__}, but {_describe(ctx, path)} holds "
-            f"{type(_theus.plain(held)).__name__}"
+            f"{name}() works on a {kind.__name__}, but {_describe(path)} holds {_kind(held)}"
         )
-    if kind is list:
+    return held
+
+
+def append(ctx: Any, path: Any, value: Any) -> Any:
+    held = _held("append", ctx, path, list)
+    if held is ABSENT:
+        ctx.write(path, [value])
+    else:
         held.append(value)
+    return copy.deepcopy(_theus.plain(value))
+
+
+def insert(ctx: Any, path: Any, value: Any) -> Any:
+    held = _held("insert", ctx, path, set)
+    if held is ABSENT:
+        ctx.write(path, {value})
     else:
         held.add(value)
+    return copy.deepcopy(_theus.plain(value))
+
+
+def discard(ctx: Any, path: Any, value: Any) -> Any:
+    # Of nothing it is a read: there must be nothing at commit, too.
+    held = _held("discard", ctx, path, set)
+    if held is not ABSENT:
+        held.discard(value)
+    return copy.deepcopy(_theus.plain(value))
+
+
+def _append_again(value: Any, operand: Any) -> Any:
+    if value is ABSENT:
+        return [operand]
+    if not isinstance(value, list):
+        return NotImplemented
+    value.append(operand)
+    return value
+
+
+def _insert_again(value: Any, operand: Any) -> Any:
+    if value is ABSENT:
+        return {operand}
+    if not isinstance(value, set):
+        return NotImplemented
+    value.add(operand)
+    return value
+
+
+def _discard_again(value: Any, operand: Any) -> Any:
+    if not isinstance(value, set):
+        return NotImplemented
+    value.discard(operand)
+    return value
+
+
+_AGAIN: dict[str, Callable[[Any, Any], Any]] = {
+    "add": _add_again,
+    "maximum": _maximum_again,
+    "minimum": _minimum_again,
+    "append": _append_again,
+    "insert": _insert_again,
+    "discard": _discard_again,
+}
+
+
+def operate_again(value: Any, operations: list[tuple[str, Any]]) -> Any:
+    """The operations in their order on a private value; NotImplemented: it is of another kind."""
+    for name, operand in operations:
+        value = _AGAIN[name](value, operand)
+        if value is NotImplemented:
+            break
+    return value
+
+
+# ---------------------------------------------------------------------------- resolvers
+
+_resolvers: dict[type[Any], _Resolver] = {}
+
+
+def resolver(cls: type[_C], /) -> Callable[[Callable[[_C, _C, _C], _C]], Callable[..., _C]]:
+    """Registers a function that merges two changes of one leaf, for a class and its subclasses.
+
+    `(old, committed, mine) -> merged`: what the losing transaction had begun from (None if nothing
+    was there), what another has committed since, and what the loser wants to write. All three are
+    private copies. It runs in the process whose commit met the conflict, before that commit is tried
+    again; others may be faster again, so it may run several times, a bounded number. An exception
+    that it raises rolls the transaction back and propagates. NotImplemented means ConflictError.
+
+    What else the transaction has decided by what it read in the old object is not decided again.
+
+        >>> class Tally:
+        ...     def __init__(self) -> None:
+        ...         self.votes = 0
+        >>> @resolver(Tally)
+        ... def merge(old: Tally, committed: Tally, mine: Tally) -> Tally:
+        ...     mine.votes += committed.votes - old.votes
+        ...     return mine
+
+    Every process that commits such objects needs it; a module that defines the class is the place.
+    Raises TypeError for what is no class, and for a mapping node's: a dict is merged by key.
+    """
+    if not isinstance(cls, type):
+        raise TypeError(f"resolver() takes a class, not {cls!r}")
+    if cls is dict:
+        raise TypeError("a dict is a mapping node, whose keys are merged one by one already")
+
+    def register(function: Callable[[_C, _C, _C], _C]) -> Callable[..., _C]:
+        if not callable(function):
+            raise TypeError(f"a resolver is a function (old, committed, mine), not {function!r}")
+        _resolvers[cls] = function
+        return function
+
+    return register
+
+
+def resolve(old: Any, committed: Any, mine: Any, path: tuple[Any, ...]) -> Any:
+    for cls in type(mine).__mro__:
+        function = _resolvers.get(cls)
+        if function is not None:
+            break
+    else:
+        return NotImplemented
+    if not isinstance(committed, cls) or not (old is None or isinstance(old, cls)):
+        return NotImplemented
+    try:
+        merged = function(old, committed, mine)
+    except Exception as error:
+        if hasattr(error, "add_note"):  # from Python 3.11 on
+            error.add_note(f"in the resolver of {cls.__qualname__}, for {_describe(path)}")
+        raise
+    if merged is None:
+        raise TypeError(
+            f"the resolver of {cls.__qualname__} returned None for {_describe(path)}; it returns "
+            "the merged object, or NotImplemented for a ConflictError"
+        )
+    return merged if merged is NotImplemented else _theus.plain(merged)

@@ -352,6 +352,44 @@ TEST_F(ShmArbiterInput, OneOperationTwice) {
   EXPECT_EQ(keys(snapshot, {"m"}), (std::vector<std::string>{"a", "b"}));
 }
 
+TEST_F(ShmArbiterInput, FoldsThatMakeNoSense) {
+  using Fill = std::function<void(wire::Operation::Builder)>;
+  const auto outcome = [&](const Fill& fill) {
+    return mad->submit([&](wire::Delta::Builder delta) {
+      auto ops = delta.initOperations(1);
+      put(ops[0], m_node, a_key, mad->record(1));
+      fill(ops[0]);
+    });
+  };
+  const auto add = wire::Operation::Fold::ADD;
+  EXPECT_EQ(outcome([&](auto op) { op.setFold(add); }), Outcome::kCommitted);
+  EXPECT_EQ(outcome([&](auto op) { op.setFold(static_cast<wire::Operation::Fold>(4)); }),
+            Outcome::kBadDelta);
+  EXPECT_EQ(outcome([&](auto op) { op.setFold(static_cast<wire::Operation::Fold>(0xFFFF)); }),
+            Outcome::kBadDelta);
+  EXPECT_EQ(outcome([&](auto op) { op.setBasis(mad->clock() + 1); }), Outcome::kBadDelta);
+  EXPECT_EQ(outcome([&](auto op) { op.setBasis(~std::uint64_t{0}); }), Outcome::kBadDelta);
+  // Not onto a mapping, and the record must be one of its own all the same.
+  EXPECT_EQ(outcome([&](auto op) {
+    op.setNode(root);
+    op.setKey(m_key);
+    op.setFold(add);
+  }), Outcome::kConflict);
+  EXPECT_EQ(outcome([&](auto op) {
+    op.setRecord(a_key);
+    op.setFold(add);
+  }), Outcome::kBadDelta);
+  EXPECT_EQ(mad->submit([&](wire::Delta::Builder delta) {
+    auto ops = delta.initOperations(2);
+    for (auto op : ops) {
+      put(op, m_node, a_key, mad->record(1));
+      op.setFold(add);
+    }
+  }), Outcome::kBadDelta) << "two on one key";
+  others_go_on();
+  clean();
+}
+
 TEST_F(ShmArbiterInput, DeletesOfWhatIsNoKey) {
   const Link key(a_key);
   for (const std::uint64_t wild :
