@@ -136,10 +136,12 @@ PyObject* add_method(PyObject* self, PyObject* const* arguments, Py_ssize_t coun
   return operate_method({"add", shm::Fold::kAdd, &add_function}, self, arguments, count);
 }
 PyObject* maximum_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  return operate_method({"maximum", shm::Fold::kMaximum, &maximum_function}, self, arguments, count);
+  return operate_method({"maximum", shm::Fold::kMaximum, &maximum_function}, self, arguments,
+                        count);
 }
 PyObject* minimum_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
-  return operate_method({"minimum", shm::Fold::kMinimum, &minimum_function}, self, arguments, count);
+  return operate_method({"minimum", shm::Fold::kMinimum, &minimum_function}, self, arguments,
+                        count);
 }
 PyObject* append_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   return operate_method({"append", shm::Fold::kNone, &append_function}, self, arguments, count);
@@ -195,7 +197,8 @@ PyMethodDef own_methods[] = {
      "Sets what is at a path. Never creates parents: KeyError names the missing one."},
     {"delete", delete_method, METH_O, "Deletes what is at a path; KeyError if nothing is."},
     {"add", fast(add_method), METH_FASTCALL,
-     "Adds to the number or array at a path. Applied to the newest value at commit: no conflict with "
+     "Adds to the number or array at a path. Applied to the newest value at commit: no conflict "
+     "with "
      "others who write it, unless this transaction reads it."},
     {"maximum", fast(maximum_method), METH_FASTCALL,
      "Raises the value at a path to at least this; otherwise as add()."},

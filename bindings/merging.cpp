@@ -135,9 +135,9 @@ Ref ContextMerger::resolve(worker::Transaction& transaction, const worker::Entry
   }
   if (!at->written) return Ref();
   Ref written = Ref::borrow(at->written.get());
-  Ref mine = decode_private({PyBytes_AS_STRING(written.get()),
-                             static_cast<std::size_t>(PyBytes_GET_SIZE(written.get()))},
-                            path);
+  Ref mine = decode_private(
+      {PyBytes_AS_STRING(written.get()), static_cast<std::size_t>(PyBytes_GET_SIZE(written.get()))},
+      path);
   const worker::Value before = transaction.before(entry);
   Ref old = before.kind == Kind::kLeaf     ? decode_private(before.bytes(), path)
             : before.kind == Kind::kAbsent ? Ref::borrow(Py_None)

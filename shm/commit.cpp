@@ -124,8 +124,8 @@ Decision Committer::decide_message(std::uint32_t slot, wire::Delta::Reader delta
   return {Outcome::kCommitted, version_};
 }
 
-// True if the key's newest version is younger than `basis`: first committer wins, whether or not the
-// transaction has read it.
+// True if the key's newest version is younger than `basis`: first committer wins, whether or not
+// the transaction has read it.
 bool Committer::changed_since(std::uint32_t key_unit, std::uint64_t basis,
                               std::uint64_t* winner) const {
   const Link head(tables_.key(key_unit).head.load(std::memory_order_relaxed));
@@ -184,7 +184,8 @@ Committer::Applied Committer::apply(wire::Operation::Reader operation, std::uint
   *winner = 0;
   bool gone = false;
   if (!tables_.names(node_link, is_node, &gone)) return gone ? Applied::kConflict : Applied::kBad;
-  if (operation.getBasis() >= version_ || static_cast<std::uint16_t>(operation.getFold()) > kLastFold)
+  if (operation.getBasis() >= version_ ||
+      static_cast<std::uint16_t>(operation.getFold()) > kLastFold)
     return Applied::kBad;
   Applied applied = Applied::kBad;
   if (operation.getKind() == wire::Operation::Kind::INSERT) {
@@ -233,10 +234,10 @@ Committer::Applied Committer::fill(VersionRecord& record, const VersionRecord* n
     if (newest->version.load(std::memory_order_relaxed) == version_) return Applied::kBad;
     const auto kind = RecordShape::unpack(newest->shape.load(std::memory_order_relaxed)).kind;
     if (kind != ValueKind::kInt && kind != ValueKind::kFloat) return Applied::kConflict;
-    const auto result = fold(
-        static_cast<Fold>(operation.getFold()),
-        number_of(kind == ValueKind::kFloat, newest->value[0].load(std::memory_order_relaxed)),
-        number);
+    const auto result =
+        fold(static_cast<Fold>(operation.getFold()),
+             number_of(kind == ValueKind::kFloat, newest->value[0].load(std::memory_order_relaxed)),
+             number);
     if (!result) return Applied::kConflict;
     number = *result;
   } else if (operation.getKind() == wire::Operation::Kind::PUT) {

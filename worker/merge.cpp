@@ -51,9 +51,9 @@ Value Transaction::before(const Entry* entry) const {
   const State& s = *state_;
   s.require_open();
   if (!entry->present_in_snapshot) return {};
-  return value_of(s.in.space, lookup(s.in.space, entry->mapping->node, entry->key, entry->hash,
-                                     s.version)
-                                  .seen);
+  return value_of(
+      s.in.space,
+      lookup(s.in.space, entry->mapping->node, entry->key, entry->hash, s.version).seen);
 }
 
 // Until it commits, meets a conflict that cannot be merged, or has tried often enough.

@@ -115,7 +115,7 @@ struct Entry {
   bool written = false;            // put or deleted by this transaction
   shm::Fold fold = shm::Fold::kNone;  // written by fold(): then `value` is what the snapshot had
   shm::Number operand;                // with this folded onto it
-  void* user = nullptr;            // the binding's: shadow, decoded object; freed by its hook
+  void* user = nullptr;               // the binding's: shadow, decoded object; freed by its hook
   // implementation
   Entry* next_new = nullptr;  // order of those inserted by this transaction
   Entry* prev_new = nullptr;
@@ -211,10 +211,10 @@ class Transaction {
   void put_bytes(Entry* entry, std::string_view bytes);
   Mapping* put_mapping(Entry* entry);  // a new, empty mapping node
   // Folds a number onto the newest one at commit, whatever that is then: no conflict with others
-  // who write it, as long as it is not read (read() turns it into an ordinary write). From an absent
-  // entry it starts with the operand. The entry shows its own change at once. False, and nothing is
-  // done: the entry holds no int or float, the sum does not fit into 64 bits, or it was folded in
-  // another way before.
+  // who write it, as long as it is not read (read() turns it into an ordinary write). From an
+  // absent entry it starts with the operand. The entry shows its own change at once. False, and
+  // nothing is done: the entry holds no int or float, the sum does not fit into 64 bits, or it was
+  // folded in another way before.
   bool fold(Entry* entry, shm::Fold how, shm::Number operand);
   // An encoded leaf of `size` bytes, encoded by the caller straight into the block that is
   // returned: shared memory, private to this process until commit. `aligned`: at 64 bytes (for

@@ -1,8 +1,8 @@
 """ctx.add, maximum, minimum, append, insert and discard, and resolvers.
 
-Each operation is here twice: as a program would do it, on what the transaction has; and on the plain
-newest value, when others have committed meanwhile. (Ints and floats that fit into 64 bits are folded
-by the arbiter instead, shm/fold.h.)
+Each operation is here twice: as a program would do it, on what the transaction has; and on the
+plain newest value, when others have committed meanwhile. (Ints and floats that fit into 64 bits are
+folded by the arbiter instead, shm/fold.h.)
 """
 
 from __future__ import annotations
@@ -219,9 +219,10 @@ def resolver(cls: type[_C], /) -> Callable[[Callable[[_C, _C, _C], _C]], Callabl
 
     `(old, committed, mine) -> merged`: what the losing transaction had begun from (None if nothing
     was there), what another has committed since, and what the loser wants to write. All three are
-    private copies. It runs in the process whose commit met the conflict, before that commit is tried
-    again; others may be faster again, so it may run several times, a bounded number. An exception
-    that it raises rolls the transaction back and propagates. NotImplemented means ConflictError.
+    private copies. It runs in the process whose commit met the conflict, before that commit is
+    tried again; others may be faster again, so it may run several times, a bounded number. An
+    exception that it raises rolls the transaction back and propagates. NotImplemented means
+    ConflictError.
 
     What else the transaction has decided by what it read in the old object is not decided again.
 

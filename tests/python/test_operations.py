@@ -179,9 +179,7 @@ def count_until_killed(pipe: Any, engine: theus.Engine, name: str) -> None:
 def test_killed_in_the_middle(context: BaseContext, engine: theus.Engine) -> None:
     engine.update({"total": 0, "log": [], "counts": {}})
     for round_ in range(4):
-        workers = [
-            Reporter(context, count_until_killed, engine, f"{round_}.{i}") for i in range(2)
-        ]
+        workers = [Reporter(context, count_until_killed, engine, f"{round_}.{i}") for i in range(2)]
         for worker in workers:
             assert worker.receive() == b"begins"
         target = engine.read("total") + random.randint(1, 200)
