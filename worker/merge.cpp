@@ -12,7 +12,8 @@ namespace {
 
 // Merges that lose against others: with the turn from some point on, then only if it ran out.
 constexpr int kMergesWithoutTurn = 4;
-constexpr int kMergesMax = 1000;
+constexpr int kMergesMax = 1000;  // so many may be waiting for their turn
+constexpr int kTurnsMax = 4;      // merging takes longer than the turn
 constexpr std::uint64_t kMergeTurnNs = 100'000'000;
 
 }  // namespace
@@ -59,8 +60,9 @@ Value Transaction::before(const Entry* entry) const {
 // Until it commits, meets a conflict that cannot be merged, or has tried often enough.
 CommitResult Transaction::submit_merged(Merger& merger, CommitResult result) {
   State& s = *state_;
-  for (int merges = 0; result.at_write && merges < kMergesMax; ++merges) {
-    if (merges >= kMergesWithoutTurn) s.session.claim_turn(kMergeTurnNs);
+  int turns = 0;
+  for (int merges = 0; result.at_write && merges < kMergesMax && turns < kTurnsMax; ++merges) {
+    if (merges >= kMergesWithoutTurn && s.session.claim_turn(kMergeTurnNs)) ++turns;
     if (!merge(merger, result.conflict)) break;
     result = s.submit();
   }
