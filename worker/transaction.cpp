@@ -159,6 +159,7 @@ void Transaction::State::finish_put(Entry* entry, Value value) {
 }
 
 Link Transaction::State::take(std::uint8_t cell_class) {
+  in.require_place();
   const Link link = in.stock.take(cell_class, use);
   held.push_back({link, cell_class});
   return link;
@@ -261,9 +262,12 @@ CommitResult Transaction::State::submit() {
 
 SubmissionTurn::SubmissionTurn(Transaction::State& state)
     : state_(state), lock_(state.in.submission_mutex, std::try_to_lock) {
-  if (lock_.owns_lock()) return;
-  const Waiting waits(state.in.wait_hook);
-  lock_.lock();
+  if (!lock_.owns_lock()) {
+    const Waiting waits(state.in.wait_hook);
+    lock_.lock();
+  }
+  // Of whoever went before, a submission may still be read.
+  state.in.require_place();
 }
 
 SubmissionTurn::~SubmissionTurn() { state_.bury_prelinked(); }
