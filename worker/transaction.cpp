@@ -230,6 +230,20 @@ void Transaction::State::bury_prelinked() noexcept {
   prelinked = false;
 }
 
+// A turn is over with the decision that it was claimed for, and that may have been made here:
+// refuted while it validated, out of memory, interrupted. Nobody waits for the rest of it.
+void Transaction::State::end_turn() noexcept {
+  const shm::HalfWord& holder = in.space.header().turn_slot;
+  if (in.lost || holder.load(std::memory_order_relaxed) != in.attachment.slot + 1) return;
+  try {
+    in.lock(OnSignal::kGoOn);
+    in.arbiter.end_turn();
+    in.arbiter.unlock();
+  } catch (const CoordinatorLost&) {
+    in.lost = true;
+  }
+}
+
 void Transaction::State::give_back_held() {
   for (const HeldCell& cell : held) {
     if (in.stock.held(cell.link)) in.stock.give_back(cell.link, cell.cell_class);
@@ -270,7 +284,10 @@ SubmissionTurn::SubmissionTurn(Transaction::State& state)
   state.in.require_place();
 }
 
-SubmissionTurn::~SubmissionTurn() { state_.bury_prelinked(); }
+SubmissionTurn::~SubmissionTurn() {
+  state_.bury_prelinked();
+  state_.end_turn();
+}
 
 // --- Transaction
 
