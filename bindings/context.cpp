@@ -152,7 +152,8 @@ bool is_forked(const ContextObject* context) {
 
 bool is_busy(const ContextObject* context) {
   return context->status == Status::kCommitting ||
-         (context->holder != nullptr && context->holder->attached->waits(context->thread));
+         (context->holder != nullptr &&
+          context->holder->attached->waits(context->thread, context->opening));
 }
 
 ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolation,
@@ -173,6 +174,7 @@ ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolatio
   context->root = context->holder->transaction.root();
   context->version = context->holder->transaction.snapshot_version();
   context->thread = PyThread_get_thread_ident();
+  context->opening = context->holder->attached->next_opening();
   context->task = task.release();
   Py_XINCREF(label);
   context->label = label;
