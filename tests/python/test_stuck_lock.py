@@ -160,6 +160,23 @@ def test_a_handler_runs_transactions_while_its_thread_waits(stuck: Writer) -> No
     read_only(engine)  # what the handler had opened is over
 
 
+def test_what_another_thread_drops_is_over(stuck: Writer) -> None:
+    engine = stuck.engine
+    dropped = [engine.transaction()]
+    dropped[0].__enter__()
+    main = threading.get_ident()
+
+    def drop() -> None:
+        dropped.clear()
+        signal.pthread_kill(main, signal.SIGINT)
+
+    threading.Timer(SURELY_S / 4, drop).start()
+    with pytest.raises(KeyboardInterrupt):
+        theus._theus.Waiter(engine).arm([theus._theus.Target(engine, ("large",))])
+    assert not dropped
+    read_only(engine)
+
+
 def close_while_another_commits(engine: theus.Engine, ready: Connection) -> None:
     """Says when it is ready, and closes the engine at the answer."""
     others = 8  # one after the other: some go on committing when close() has the lock
