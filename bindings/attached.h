@@ -30,10 +30,15 @@ struct Attached final : worker::WaitHook {
   Attached(const Attached&) = delete;
   Attached& operator=(const Attached&) = delete;
 
-  // True while that thread is inside of a call that waits: what it has open must not be ended by
-  // another, nor by a signal handler of its own.
-  bool waits(unsigned long thread) const {
-    return std::find(waiting_.begin(), waiting_.end(), thread) != waiting_.end();
+  // Counts what is opened, for waits().
+  std::uint64_t next_opening() { return ++openings_; }
+  // True while that thread is inside of a call that waits, and that began after the opening: then
+  // what was opened must not be ended by another, nor by a signal handler of its own. (What the
+  // handler itself opens has nothing to do with the call that it interrupts.)
+  bool waits(unsigned long thread, std::uint64_t opening) const {
+    return std::any_of(waiting_.begin(), waiting_.end(), [&](const WaitingThread& each) {
+      return each.thread == thread && each.openings >= opening;
+    });
   }
 
   void* before() noexcept override;
@@ -44,7 +49,12 @@ struct Attached final : worker::WaitHook {
   const std::uint64_t id;  // never used twice in a process, unlike the address
 
  private:
-  std::vector<unsigned long> waiting_;  // threads; the GIL
+  struct WaitingThread {
+    unsigned long thread;
+    std::uint64_t openings;  // before it
+  };
+  std::vector<WaitingThread> waiting_;  // the GIL
+  std::uint64_t openings_ = 0;
   static std::atomic<std::uint64_t>& next_id() {
     static std::atomic<std::uint64_t> next{1};
     return next;

@@ -122,6 +122,8 @@ Ref describe_conflict_of(const ContextObject* context, const worker::CommitResul
               keys_changed ? Py_True : Py_False);
 }
 
+void end_unused(ContextObject* context, Status status) noexcept;
+
 }  // namespace
 
 void run_callbacks(const Ref& callbacks) {
@@ -152,7 +154,8 @@ bool is_forked(const ContextObject* context) {
 
 bool is_busy(const ContextObject* context) {
   return context->status == Status::kCommitting ||
-         (context->holder != nullptr && context->holder->attached->waits(context->thread));
+         (context->holder != nullptr &&
+          context->holder->attached->waits(context->thread, context->opening));
 }
 
 ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolation,
@@ -173,6 +176,7 @@ ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolatio
   context->root = context->holder->transaction.root();
   context->version = context->holder->transaction.snapshot_version();
   context->thread = PyThread_get_thread_ident();
+  context->opening = context->holder->attached->next_opening();
   context->task = task.release();
   Py_XINCREF(label);
   context->label = label;
@@ -240,7 +244,13 @@ CommitOutcome commit_context(ContextObject* context, bool describe_conflict) {
 }
 
 void end_context(ContextObject* context, Status status) noexcept {
-  if (context->status != Status::kOpen || is_busy(context)) return;
+  if (!is_busy(context)) end_unused(context, status);
+}
+
+namespace {
+
+void end_unused(ContextObject* context, Status status) noexcept {
+  if (context->status != Status::kOpen) return;
   context->status = status;
   bool forked = is_forked(context);
   if (context->holder != nullptr) {
@@ -274,6 +284,8 @@ void end_context(ContextObject* context, Status status) noexcept {
     Py_CLEAR(context->doom);
   }
 }
+
+}  // namespace
 
 void doom_context(ContextObject* context, PyObject* error) {
   if (context->doom != nullptr) return;
@@ -354,7 +366,8 @@ int context_traverse(PyObject* self, visitproc visit, void* arg) {
 
 int context_clear(PyObject* self) {
   ContextObject* context = as_context(self);
-  end_context(context, Status::kRolledBack);
+  // Whatever its thread waits for, it is nothing of this one: then it would be reachable.
+  end_unused(context, Status::kRolledBack);
   Py_CLEAR(context->engine);
   Py_CLEAR(context->label);
   return 0;

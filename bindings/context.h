@@ -31,6 +31,7 @@ struct ContextObject {
   std::uint64_t version;               // snapshot version
   std::uint64_t committed;  // version the commit made, or the snapshot's; set by the commit
   unsigned long thread;     // that may use it; 0: any
+  std::uint64_t opening;    // of a transaction: Attached::next_opening
   PyObject* task;           // asyncio task it was opened in, or null
   PyObject* leaves;         // list of LeafObject, or null
   PyObject* callbacks;      // list, of on_commit; or null

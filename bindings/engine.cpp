@@ -29,15 +29,18 @@ void detach(EngineObject* engine) {
     forget_parent(engine);
     return;
   }
-  for (ContextObject* open = engine->first_open; open != nullptr; open = open->next_open) {
-    if (is_busy(open)) {
-      raise(ErrorClass::kTheus,
-            "the engine cannot be closed while a transaction of thread %lu commits or waits for "
-            "the arbitration lock; join that thread first",
-            open->thread);
+  while (engine->first_open != nullptr) {
+    // Anew each time: ending one may wait for the lock, and another may begin to commit meanwhile.
+    for (ContextObject* open = engine->first_open; open != nullptr; open = open->next_open) {
+      if (is_busy(open)) {
+        raise(ErrorClass::kTheus,
+              "the engine cannot be closed while a transaction of thread %lu commits or waits for "
+              "the arbitration lock; join that thread first",
+              open->thread);
+      }
     }
+    end_context(engine->first_open, Status::kClosed);
   }
-  while (engine->first_open != nullptr) end_context(engine->first_open, Status::kClosed);
   engine->spare.clear();
   engine->newest.reset();
   AttachedPtr last = std::move(engine->attached);

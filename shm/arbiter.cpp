@@ -238,6 +238,8 @@ bool Arbiter::claim_turn(std::uint64_t nanoseconds) {
   return true;
 }
 
+void Arbiter::end_turn() { impl_->end_turn(impl_->slot, Outcome::kNone); }
+
 bool Arbiter::turn_elsewhere() const {
   const std::uint32_t holder =
       impl_->space.header().turn_slot.load(std::memory_order_relaxed);

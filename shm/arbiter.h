@@ -74,6 +74,8 @@ class Arbiter {
   // Lets no other slot's delta be decided before this process's next one, for at most
   // `nanoseconds`. False: somebody else has the turn.
   bool claim_turn(std::uint64_t nanoseconds);
+  // If it is ours. (A decision ends it as well.)
+  void end_turn();
 
   // A wait of this process (waiters.h): registered, armed again with new interests, ended.
   // nullopt: kMaxWaiters waits are under way. False: we have been evicted.

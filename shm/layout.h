@@ -333,7 +333,7 @@ struct Header {
   Word run_hint;                     // where the last search for a longer run ended
   Word ring_next;                    // position of the next CommittedWrite
   // The turn: while it is taken, deltas of other slots wait, so that a transaction that has lost
-  // too often commits. Ends with the holder's next decision, its death, or by itself.
+  // too often commits. Ends with the holder's next commit, decided or not, its death, or by itself.
   HalfWord turn_slot;                // slot + 1, 0: nobody's
   HalfWord turns;                    // given so far
   Word turn_until_ns;                // CLOCK_MONOTONIC

@@ -71,8 +71,12 @@ struct Session::Internals {
   std::uint32_t take_pin(std::uint64_t* version, PinUser user);  // throws Error: none left
   void release_pin(std::uint32_t pin, PinUser user);
 
+  // Throws CoordinatorLost once `lost`.
+  void require_place() const;
+
   // Takes the arbitration lock, however long it takes a stuck owner to be removed. Throws
-  // CoordinatorLost if nobody removes it, and, where it may be given up, what the wait hook throws.
+  // CoordinatorLost if nobody removes it, and, where it may be given up, what the wait hook throws,
+  // and CoordinatorLost if another thread has found that our place is lost.
   // While it waits other threads may use the session: look again at what it has.
   void lock(OnSignal on_signal);
 

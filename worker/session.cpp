@@ -87,11 +87,14 @@ Session::Internals::~Internals() {
   }
 }
 
+void Session::Internals::require_place() const {
+  if (!lost) return;
+  throw CoordinatorLost("this process has lost its place in '" + attachment.name +
+                        "'; nothing was written: attach again");
+}
+
 std::uint32_t Session::Internals::take_pin(std::uint64_t* version, PinUser user) {
-  if (lost) {
-    throw CoordinatorLost("this process has lost its place in '" + attachment.name +
-                          "'; attach again");
-  }
+  require_place();
   const std::uint32_t snapshots = user == PinUser::kSnapshot ? 1 : 0;
   SharedPin& newest = shared_pins[newest_pin];
   if (newest.users > 0 &&
@@ -119,6 +122,10 @@ void Session::Internals::release_pin(std::uint32_t pin, PinUser user) {
 }
 
 void Session::Internals::lock(OnSignal on_signal) {
+  const auto may_give_up = [&] {
+    if (on_signal == OnSignal::kGiveUp) require_place();
+  };
+  may_give_up();
   if (arbiter.try_lock()) return;
   for (int attempt = 0; attempt < kLockTries; ++attempt) {
     if (arbiter.lock_for(kBriefNs)) return;
@@ -131,6 +138,7 @@ void Session::Internals::lock(OnSignal on_signal) {
       if (free) arbiter.unlock();
       if (on_signal == OnSignal::kGiveUp) waits.end();
     }
+    may_give_up();
     if (!free && attempt >= kTriesBeforeReport) {
       report_stuck(attachment, arbiter.holder().sequence);
     }

@@ -159,6 +159,7 @@ void Transaction::State::finish_put(Entry* entry, Value value) {
 }
 
 Link Transaction::State::take(std::uint8_t cell_class) {
+  in.require_place();
   const Link link = in.stock.take(cell_class, use);
   held.push_back({link, cell_class});
   return link;
@@ -229,6 +230,20 @@ void Transaction::State::bury_prelinked() noexcept {
   prelinked = false;
 }
 
+// A turn is over with the decision that it was claimed for, and that may have been made here:
+// refuted while it validated, out of memory, interrupted. Nobody waits for the rest of it.
+void Transaction::State::end_turn() noexcept {
+  const shm::HalfWord& holder = in.space.header().turn_slot;
+  if (in.lost || holder.load(std::memory_order_relaxed) != in.attachment.slot + 1) return;
+  try {
+    in.lock(OnSignal::kGoOn);
+    in.arbiter.end_turn();
+    in.arbiter.unlock();
+  } catch (const CoordinatorLost&) {
+    in.lost = true;
+  }
+}
+
 void Transaction::State::give_back_held() {
   for (const HeldCell& cell : held) {
     if (in.stock.held(cell.link)) in.stock.give_back(cell.link, cell.cell_class);
@@ -261,12 +276,18 @@ CommitResult Transaction::State::submit() {
 
 SubmissionTurn::SubmissionTurn(Transaction::State& state)
     : state_(state), lock_(state.in.submission_mutex, std::try_to_lock) {
-  if (lock_.owns_lock()) return;
-  const Waiting waits(state.in.wait_hook);
-  lock_.lock();
+  if (!lock_.owns_lock()) {
+    const Waiting waits(state.in.wait_hook);
+    lock_.lock();
+  }
+  // Of whoever went before, a submission may still be read.
+  state.in.require_place();
 }
 
-SubmissionTurn::~SubmissionTurn() { state_.bury_prelinked(); }
+SubmissionTurn::~SubmissionTurn() {
+  state_.bury_prelinked();
+  state_.end_turn();
+}
 
 // --- Transaction
 

@@ -89,6 +89,7 @@ struct Transaction::State {
   void give_back();
   void give_back_held();
   void bury_prelinked() noexcept;
+  void end_turn() noexcept;
 
   CommitResult submit();
 

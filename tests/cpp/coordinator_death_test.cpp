@@ -93,10 +93,20 @@ TEST_F(CoordinatorDeath, AdmissionsSurviveRestartsAndLeaveNoSlotBehind) {
   const shm::Admission eye = observe("shop");
   const shm::Space space(eye.segments, shm::Access::kObserver);
   std::atomic<bool> done{false};
+  std::atomic<std::uint32_t> attached{0};
   std::thread killer([&] {
     std::uint32_t pid = started.pid;
     constexpr int kKillsMax = 300;
+    // Each is killed as soon as it serves, but one in so many only after it, or one of its
+    // predecessors, has admitted somebody: an admission may take longer than the others live. (The
+    // 64th descriptor of a process with two threads costs a grace period of the kernel's RCU.)
+    constexpr int kKillsPerAdmission = 4;
+    std::uint32_t known = 0;
     for (int i = 0; i < kKillsMax && !done.load(); ++i) {
+      if (i % kKillsPerAdmission == 0 && i != 0) {
+        eventually([&] { return done.load() || attached.load() != known; });
+        known = attached.load();
+      }
       ::kill(static_cast<pid_t>(pid), SIGKILL);
       eventually([&] {
         return done.load() || space.header().coordinator_pid.load() != pid;
@@ -110,6 +120,7 @@ TEST_F(CoordinatorDeath, AdmissionsSurviveRestartsAndLeaveNoSlotBehind) {
   for (int i = 0; i < kAttaches; ++i) {
     try {
       attachments.push_back(worker::attach("shop"));
+      ++attached;
     } catch (const std::exception& error) {
       problems.emplace_back(error.what());
     }

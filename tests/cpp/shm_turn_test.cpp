@@ -7,6 +7,7 @@
 
 #include "tests/cpp/audit.h"
 #include "tests/cpp/harness.h"
+#include "worker/internals.h"
 
 namespace theus::testing {
 namespace {
@@ -103,6 +104,30 @@ TEST_F(ShmTurn, ARejectedDeltaEndsItToo) {
   ASSERT_TRUE(first->claim_turn(kLong));
   EXPECT_EQ(loser.commit().status, Status::kConflict);
   EXPECT_EQ(write(*second, "b"), Status::kCommitted);
+}
+
+TEST_F(ShmTurn, ARefutedReadSetEndsItToo) {
+  first->internals().validate_above = 0;
+  Transaction loser(*first);
+  loser.begin(Isolation::kSerializable);
+  EXPECT_EQ(read(loser, {"a"}).integer, 0);
+  loser.put_int(at(loser, {"b"}), 5);
+  EXPECT_EQ(write(*second, "a"), Status::kCommitted);
+  ASSERT_TRUE(first->claim_turn(kLong));
+  EXPECT_EQ(loser.commit().status, Status::kConflict);
+  EXPECT_EQ(world.space().header().turn_slot.load(), 0u);
+}
+
+TEST_F(ShmTurn, ACommitThatFailsEndsItToo) {
+  struct Signal {};
+  Transaction t(*first);
+  t.begin(Isolation::kSerializable);
+  t.put_int(at(t, {"a"}), 5);
+  ASSERT_TRUE(first->claim_turn(kLong));
+  first->internals().before_request = [] { throw Signal(); };
+  EXPECT_THROW(t.commit(), Signal);
+  first->internals().before_request = nullptr;
+  EXPECT_EQ(world.space().header().turn_slot.load(), 0u);
 }
 
 TEST_F(ShmTurn, ReadersAndReadOnlyTransactionsNeverWait) {

@@ -27,6 +27,7 @@ class Hook : public worker::WaitHook {
 
   void* before() noexcept override {
     if (++waits == let_go_at) world_.arbiter().unlock();
+    if (lose != nullptr) *lose = true;
     return this;
   }
   void after(void* token, bool may_throw) override {
@@ -40,6 +41,7 @@ class Hook : public worker::WaitHook {
 
   int waits = 0;
   int let_go_at = 2;
+  bool* lose = nullptr;  // what another thread sets meanwhile
   bool interrupt = false;
 
  private:
@@ -113,6 +115,26 @@ TEST_F(WorkerWaitingForLock, NeverBetweenRequestAndAnswer) {
   hook.interrupt = true;
   EXPECT_EQ(t->commit().status, CommitResult::Status::kCommitted);
   EXPECT_EQ(hook.waits, 2);
+}
+
+// Another thread has given its commit up: somebody may be reading its message, or the slot may be
+// another's. What this one has open must not touch anything any more.
+TEST_F(WorkerWaitingForLock, ThePlaceIsLostMeanwhile) {
+  bool& lost = session->internals().lost;
+  worker::Entry* a = at(*t, {"a"});
+  t->put_int(a, 1);
+  const std::uint64_t request = session->internals().desk->request.load();
+  hold();
+  hook.lose = &lost;
+  hook.let_go_at = 1;
+  EXPECT_THROW(t->put_bytes(a, large), worker::CoordinatorLost) << "in the middle of a wait";
+  EXPECT_EQ(hook.waits, 1);
+  EXPECT_THROW(t->put_bytes(a, "more than fits into a record"), worker::CoordinatorLost);
+  EXPECT_THROW(t->commit(), worker::CoordinatorLost);
+  EXPECT_THROW(session->claim_turn(1), worker::CoordinatorLost);
+  EXPECT_EQ(session->internals().desk->request.load(), request);
+  EXPECT_EQ(world.space().header().turn_slot.load(), 0u);
+  lost = false;  // so that the session gives its slot back
 }
 
 }  // namespace
