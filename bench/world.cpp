@@ -11,6 +11,9 @@
 #include <exception>
 #include <new>
 #include <stdexcept>
+#include <thread>
+
+#include "shm/futex.h"
 
 namespace theus::bench {
 
@@ -59,12 +62,15 @@ void commit(worker::Session& session, const std::function<void(worker::Transacti
 
 namespace {
 
+constexpr std::uint64_t kPatienceNs = 1'000'000'000;  // whoever sleeps longer looks again
+
 // What parent and workers share while a run lasts.
 struct Rendezvous {
   static constexpr int kWorkersMax = 64;
-  std::atomic<int> attached{0};
+  // Slept on.
+  shm::HalfWord arrived{0};  // workers that have attached, or failed to
+  shm::HalfWord start{0};
   std::atomic<int> failed{0};
-  std::atomic<bool> start{false};
   std::atomic<bool> stop{false};
   struct alignas(64) {
     std::atomic<std::uint64_t> commits{0};
@@ -74,11 +80,9 @@ struct Rendezvous {
 
 void work(Rendezvous& shared, worker::Session& session, int index, const Attempt& attempt) {
   worker::Transaction transaction(session);
-  ++shared.attached;
-  shared.attached.notify_all();
-  while (!shared.start.load(std::memory_order_acquire)) {
-    usleep(100);
-  }
+  shared.arrived.fetch_add(1);
+  shm::futex_wake(shared.arrived);
+  while (shared.start.load() == 0) shm::futex_wait(shared.start, 0, kPatienceNs);
   std::uint64_t commits = 0;
   std::uint64_t conflicts = 0;
   while (!shared.stop.load(std::memory_order_relaxed)) {
@@ -117,13 +121,19 @@ Totals run_workers(World& world, int count, double seconds, const Attempt& attem
     } catch (const std::exception& error) {
       std::fprintf(stderr, "worker %d: %s\n", i, error.what());
       shared->failed = 1;
+      shared->arrived.fetch_add(1);
+      shm::futex_wake(shared->arrived);
     }
     _exit(status);
   }
-  while (shared->attached < count && shared->failed == 0) usleep(1000);
+  for (std::uint32_t arrived = 0;
+       (arrived = shared->arrived.load()) < pids.size() && shared->failed == 0;) {
+    shm::futex_wait(shared->arrived, arrived, kPatienceNs);
+  }
   const Clock::time_point begin = Clock::now();
-  shared->start.store(true, std::memory_order_release);
-  if (shared->failed == 0) usleep(static_cast<useconds_t>(seconds * 1e6));
+  shared->start.store(1);
+  shm::futex_wake(shared->start);
+  if (shared->failed == 0) std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
   shared->stop = true;
   Totals totals;
   totals.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
