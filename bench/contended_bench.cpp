@@ -17,7 +17,9 @@ using worker::Transaction;
 
 constexpr double kSeconds = 0.5;
 
-void increments(benchmark::State& state, bool shared_key) {
+enum class How { kOneCounter, kDisjointKeys, kFolded };
+
+void increments(benchmark::State& state, How how) {
   const int workers = static_cast<int>(state.range(0));
   World world;
   const std::unique_ptr<worker::Session> session = world.attach();
@@ -26,14 +28,18 @@ void increments(benchmark::State& state, bool shared_key) {
   });
   Totals sum;
   for (auto _ : state) {
-    const Totals totals =
-        run_workers(world, workers, kSeconds, [shared_key](Transaction& t, int index) {
-          const char name[] = {'n', static_cast<char>('0' + (shared_key ? 0 : index)), 0};
-          t.begin(Isolation::kSerializable);
-          Entry* entry = t.entry(t.root(), key(name));
-          t.put_int(entry, t.read(entry).integer + 1);
-          return t.commit().status != CommitResult::Status::kConflict;
-        });
+    const Totals totals = run_workers(world, workers, kSeconds, [how](Transaction& t, int index) {
+      const int which = how == How::kDisjointKeys ? index : 0;
+      const char name[] = {'n', static_cast<char>('0' + which), 0};
+      t.begin(Isolation::kSerializable);
+      Entry* entry = t.entry(t.root(), key(name));
+      if (how == How::kFolded) {
+        t.fold(entry, shm::Fold::kAdd, shm::Number::of(std::int64_t{1}));
+      } else {
+        t.put_int(entry, t.read(entry).integer + 1);
+      }
+      return t.commit().status != CommitResult::Status::kConflict;
+    });
     state.SetIterationTime(totals.seconds);
     sum.commits += totals.commits;
     sum.conflicts += totals.conflicts;
@@ -50,14 +56,21 @@ void increments(benchmark::State& state, bool shared_key) {
   state.counters["conflicts_per_s"] = static_cast<double>(sum.conflicts) / sum.seconds;
 }
 
-BENCHMARK_CAPTURE(increments, one_counter, true)
+BENCHMARK_CAPTURE(increments, one_counter, How::kOneCounter)
     ->Arg(1)
     ->Arg(2)
     ->Arg(4)
     ->Iterations(3)
     ->UseManualTime()
     ->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(increments, disjoint_keys, false)
+BENCHMARK_CAPTURE(increments, folded, How::kFolded)
+    ->Arg(1)
+    ->Arg(2)
+    ->Arg(4)
+    ->Iterations(3)
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(increments, disjoint_keys, How::kDisjointKeys)
     ->Arg(1)
     ->Arg(2)
     ->Arg(4)

@@ -174,6 +174,18 @@ void commit_one_key_spread(benchmark::State& state) {
 }
 BENCHMARK(commit_one_key_spread);
 
+// Add one to whatever is there at commit.
+void fold_one_key(benchmark::State& state) {
+  State s;
+  Transaction t(*s.session);
+  for (auto _ : state) {
+    t.begin(Isolation::kSerializable);
+    t.fold(t.entry(t.root(), key("counter")), shm::Fold::kAdd, shm::Number::of(std::int64_t{1}));
+    count_conflicts(state, t.commit());
+  }
+}
+BENCHMARK(fold_one_key);
+
 // Write without reading, snapshot isolation.
 void put_blind(benchmark::State& state) {
   State s;
