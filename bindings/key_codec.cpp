@@ -134,7 +134,10 @@ Parts encode_parts(PyObject* key) {
     parts.canonical.assign(PyBytes_AS_STRING(key), static_cast<std::size_t>(PyBytes_GET_SIZE(key)));
     parts.canonical.push_back(kBytes);
   } else if (PyTuple_Check(key)) {
-    if (Py_EnterRecursiveCall(" while encoding a key")) throw PythonError{};
+    if (Py_EnterRecursiveCall(" while encoding a key")) {
+      PyErr_Clear();
+      throw Refused{"it is nested too deeply"};
+    }
     try {
       append_tuple(key, &parts);
     } catch (...) {
@@ -156,8 +159,8 @@ Parts encode_parts(PyObject* key) {
   Ref path = path_of(owner);
   if (!is_plain_scalar(key)) {
     Ref where = path_text(path.get());
-    raise_at(ErrorClass::kEncode, path.get(), false, "%R (%.100s) cannot be a key in %U: %s", key,
-             Py_TYPE(key)->tp_name, where.get(), reason);
+    raise_at(ErrorClass::kEncode, path.get(), false, "%U (%.100s) cannot be a key in %U: %s",
+             shown_key(key).get(), Py_TYPE(key)->tp_name, where.get(), reason);
   }
   Ref whole = path_below(path.get(), key);
   Ref where = path_text(path.get());
@@ -310,6 +313,14 @@ EncodedKey::EncodedKey(PyObject* key, PyObject* owner) {
     }
     refuse(key, owner, reason);
   }
+}
+
+Ref shown_key(PyObject* key) {
+  PyObject* text = PyObject_Repr(key);
+  if (text != nullptr) return Ref::steal(text);
+  if (PyErr_ExceptionMatches(PyExc_Exception) == 0) throw PythonError{};
+  PyErr_Clear();
+  return Ref::check(PyUnicode_FromFormat("<%.100s that cannot be shown>", Py_TYPE(key)->tp_name));
 }
 
 Ref decode_key(shm::KeyView view) {

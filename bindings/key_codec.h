@@ -27,6 +27,8 @@ class EncodedKey {
   shm::KeyView view_;
 };
 
+// repr(key), or words in place of it where that fails: for messages.
+Ref shown_key(PyObject* key);
 // The key that `view` encodes, spelled as it was. New reference; strings are shared from a cache.
 // Throws PythonError (DecodeError) on bytes that no EncodedKey made.
 Ref decode_key(shm::KeyView view);

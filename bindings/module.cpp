@@ -18,6 +18,7 @@
 #include "bindings/paths.h"
 #include "bindings/proxy.h"
 #include "bindings/transaction_object.h"
+#include "bindings/values.h"
 #include "bindings/view.h"
 #include "bindings/waiting.h"
 #include "worker/connection.h"
@@ -165,6 +166,9 @@ void bind_functions(py::module_& module) {
     return kNames[static_cast<int>(classify(object.ptr()))];
   });
   module.def("parts", &parts);
+  module.def("check_may_be_copied", [](const py::object& into, const py::object& value) {
+    check_may_be_copied(into.ptr(), value.ptr());
+  });
   module.def("origin", &origin);
   module.def("parse_path", [](const py::object& path) { return give(parse_path(path.ptr())); });
   module.def("spell_path", [](const py::tuple& path) { return give(spell_path(path.ptr())); });

@@ -3,6 +3,7 @@
 #include "bindings/node.h"
 #include "bindings/paths.h"
 #include "bindings/proxy.h"
+#include "bindings/values.h"
 #include "bindings/view.h"
 
 namespace theus::bindings {
@@ -81,6 +82,7 @@ void update_node(PyObject* self, PyObject* other, PyObject* names) {
   Node node = node_of(self);
   check_writable(node);
   Ref nothing = Ref::check(PyTuple_New(0));
+  if (other != nullptr) check_may_be_copied(self, other);
   Ref items = call(as_items.get(), other != nullptr ? other : nothing.get(),
                    names != nullptr ? names : Py_None);
   write_items(node_of(self), items.get());

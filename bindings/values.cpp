@@ -60,6 +60,10 @@ void check_may_be_encoded(ContextObject* from, PyObject* proxy) {
   if (encoding_for != nullptr) check_same_transaction(from, encoding_for, proxy);
 }
 
+void check_may_be_copied(PyObject* into, PyObject* value) {
+  if (is_proxy(value)) check_same_transaction(context_of(value), context_of(into), value);
+}
+
 bool put_scalar(worker::Transaction& transaction, worker::Entry* entry, PyObject* value) {
   if (PyLong_CheckExact(value)) {
     int overflow = 0;
@@ -176,8 +180,8 @@ class EncodedValue::Builder {
       Ref above = path();
       Ref where = path_text(above.get());
       raise_at(ErrorClass::kEncode, above.get(), true,
-               "%R (%.100s) cannot be a key in %U (the cause says why)", key, Py_TYPE(key)->tp_name,
-               where.get());
+               "%U (%.100s) cannot be a key in %U (the cause says why)", shown_key(key).get(),
+               Py_TYPE(key)->tp_name, where.get());
     }
   }
 

@@ -18,6 +18,8 @@ inline constexpr int kNestingMax = 200;
 // For a proxy met while a value is being pickled: raises unless it may be copied into that value (a
 // proxy of another open transaction may not).
 void check_may_be_encoded(ContextObject* from, PyObject* proxy);
+// The same for a value that is about to be copied to where `into` (a context or proxy) stands.
+void check_may_be_copied(PyObject* into, PyObject* value);
 
 // A value as it was when this was made. Making it runs code of the value's classes; putting it
 // runs none.

@@ -42,7 +42,7 @@ class Attempt:
     """One execution of the body of a loop over Engine.attempts(), for one `with`, which gives the
     ProcessContext. committed: whether its `with` has ended with a commit. For one thread."""
 
-    __slots__ = ("_guard", "_loop", "committed")
+    __slots__ = ("_guard", "_loop", "_transaction", "committed")
 
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
@@ -56,7 +56,9 @@ class Attempt:
         if self._guard is not None:
             raise TheusError("an attempt is for one `with`; take the next one from the loop")
         self._guard = guard = self._loop.engine._attempt()
-        return guard.__enter__()
+        ctx = guard.__enter__()
+        self._transaction = ctx.transaction
+        return ctx
 
     def __exit__(
         self,
@@ -75,7 +77,7 @@ class Attempt:
         except ConflictError as conflict:
             self._loop.met(conflict, sys._getframe(1))
         else:
-            self.committed = kind is None
+            self.committed = self._transaction.version is not None
             self._loop.over = True
         return False
 

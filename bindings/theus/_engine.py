@@ -414,6 +414,8 @@ def open(  # noqa: A001
     _coordinator.check_arbitration(arbitration)
     if capacity is not None:
         _coordinator.parse_capacity(capacity)
+    if initial is not None and not isinstance(initial, Mapping):
+        raise TypeError(f"initial is a dict of top-level keys, not {type(initial).__name__}")
     engine = _open_private(capacity) if name is None else _open_named(name, capacity)
     if initial:
         try:

@@ -22,6 +22,7 @@ from theus._leaf_run import run
 from theus._leaf_views import VIEWS
 
 _is_frozen = _theus.is_frozen
+_is_proxy = _theus.is_proxy
 
 
 class Method:
@@ -107,6 +108,7 @@ def _write(
         named = {}
     elif name in _EXTENDING or name == "update":
         args = tuple(_elements(proxy, leaf, kind, values) for values in args)
+        _try(current(leaf, target), args)
     elif name in ("remove", "discard"):
         args = tuple(unwrap(leaf, value) for value in args)
     elif name not in _TAKING:
@@ -119,9 +121,21 @@ def _write(
     return give(proxy, leaf, result, args[0] if args else None)
 
 
+def _try(value: Any, args: tuple[Any, ...]) -> None:
+    """Raises what these elements would, before any of them has been taken in."""
+    for elements in args:
+        if type(value) is set:
+            set(elements)
+        elif type(value) is array.array:
+            array.array(value.typecode, elements)
+
+
 def _elements(proxy: Any, leaf: Any, kind: type, values: Any) -> Any:
     if type(values) in (array.array, bytes, bytearray, str) or kind is bytearray:
+        _theus.check_may_be_copied(proxy, values)
         return _theus.plain(values)
+    if _is_proxy(values):
+        _theus.check_may_be_copied(proxy, values)
     return [adopt(proxy, leaf, item) for item in values]
 
 

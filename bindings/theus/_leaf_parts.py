@@ -73,6 +73,7 @@ def adopt(proxy: Any, leaf: Any, value: Any) -> Any:
         other, target = _parts(value)
         if other is leaf and type(target) not in _array.PARTS and not _theus.is_array(leaf.content):
             return leaf.shadow if target is None else target
+        _theus.check_may_be_copied(proxy, value)
         return private_copy(_theus.plain(value))
     return copy_value(proxy, value)
 

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from theus import _theus
+from theus._leaf_marker import Leaf
 
 ABSENT = object()  # stands for nothing at all
 
@@ -27,6 +28,12 @@ def _is_number(value: object) -> bool:
 
 def _is_array(value: object) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype") and not _is_number(value)
+
+
+def _unbounded(value: Any) -> Any:
+    """A NumPy integer as an int, which does not wrap around."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, (int, bool))
+    return int(value) if is_integer else value
 
 
 def _describe(path: Any) -> str:
@@ -95,8 +102,8 @@ def _numeric(
     on_arrays: Callable[[Any, Any], None],
 ) -> tuple[Callable[[Any, Any, Any], Any], Callable[[Any, Any], Any]]:
     def operation(ctx: Any, path: Any, operand: Any) -> Any:
-        operand = _theus.plain(operand)
-        value = ctx.read(path, ABSENT)
+        operand = _unbounded(_theus.plain(operand))
+        value = _unbounded(ctx.read(path, ABSENT))
         _check(name, path, value, operand)
         if value is ABSENT:
             ctx.write(path, operand)
@@ -108,6 +115,7 @@ def _numeric(
         return copy.deepcopy(operand)
 
     def again(value: Any, operand: Any) -> Any:
+        value = _unbounded(value)
         if not _fits(value, operand):
             return NotImplemented
         if value is ABSENT:
@@ -271,4 +279,14 @@ def resolve(old: Any, committed: Any, mine: Any, path: tuple[Any, ...]) -> Any:
             f"the resolver of {cls.__qualname__} returned None for {_describe(path)}; it returns "
             "the merged object, or NotImplemented for a ConflictError"
         )
-    return merged if merged is NotImplemented else _theus.plain(merged)
+    if merged is NotImplemented:
+        return merged
+    if isinstance(merged, Leaf):
+        return merged.value
+    merged = _theus.plain(merged)
+    if type(merged) is dict:
+        raise TypeError(
+            f"the resolver of {cls.__qualname__} returned a dict for {_describe(path)}, where a "
+            "leaf was; return theus.leaf({...}) to store it as one"
+        )
+    return merged

@@ -7,6 +7,7 @@ import operator
 from typing import Any
 
 from theus import _theus
+from theus.errors import TheusError
 
 collections.abc.MutableMapping.register(_theus.ProcessContext)
 collections.abc.KeysView.register(_theus.KeysView)
@@ -32,7 +33,10 @@ def compare(name: str, view: Any, other: Any) -> Any:
 
 
 def represent(view: Any) -> str:
-    return f"{type(view).__name__}({list(view)!r})"
+    try:
+        return f"{type(view).__name__}({list(view)!r})"
+    except TheusError:  # its transaction is over, or another thread's
+        return f"<{type(view).__name__} that cannot be read here and now>"
 
 
 def as_items(other: Any, names: dict[str, Any] | None) -> list[tuple[Any, Any]]:

@@ -466,3 +466,37 @@ def test_what_is_no_class_is_refused() -> None:
         theus.resolver(dict)
     with pytest.raises(TypeError, match="is a function"):
         theus.resolver(Difficult)(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "operand", "result"),
+    [
+        (2**63 - 1, np.int64(1), 2**63),
+        (np.int8(127), 1, 128),
+        (np.uint8(0), np.int8(-1), -1),
+        (None, np.int64(2**62), 2**62),
+    ],
+)
+def test_numpy_integers_do_not_wrap(
+    value: Any, operand: Any, result: int, engine: theus.Engine, rival: theus.Engine
+) -> None:
+    if value is not None:
+        engine.write("n", value)
+    with engine.transaction() as ctx:
+        ctx.add("n", operand)
+        rival.run(lambda ctx: ctx.add("n", np.int64(2**62)), retries=0)
+    assert engine.read("n") == result + 2**62 and type(engine.read("n")) is int
+
+
+def test_a_resolver_does_not_make_mappings(
+    engine: theus.Engine, rival: theus.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from theus import _operations
+
+    monkeypatch.setattr(_operations, "_resolvers", {})
+    answers: list[Any] = [theus.leaf({"a": 1}), {"a": 1}]
+    theus.resolver(Difficult)(lambda old, committed, mine: answers.pop())
+    with pytest.raises(TypeError, match=r"returned a dict for x, .*theus\.leaf"):
+        conflict_of(engine, rival)
+    conflict_of(engine, rival)
+    assert theus.plain(engine.read("x")) == {"a": 1}
