@@ -321,10 +321,12 @@ class Engine(_theus.EngineCore):
 
 
 def _is_lazy(function: Callable[..., Any]) -> bool:
-    return (
-        inspect.iscoroutinefunction(function)
-        or inspect.isgeneratorfunction(function)
-        or inspect.isasyncgenfunction(function)
+    """Whether calling it only makes something that runs later; of an object, its `__call__`."""
+    return any(
+        inspect.iscoroutinefunction(each)
+        or inspect.isgeneratorfunction(each)
+        or inspect.isasyncgenfunction(each)
+        for each in (function, getattr(type(function), "__call__", None))
     )
 
 

@@ -133,3 +133,16 @@ def test_a_key_that_is_nested_too_deeply(engine: theus.Engine) -> None:
 def test_initial_is_a_mapping() -> None:
     with pytest.raises(TypeError, match="initial is a dict"):
         theus.open(initial=[1])  # type: ignore[arg-type]
+
+
+def test_an_object_that_is_called_lazily_is_no_process(engine: theus.Engine) -> None:
+    class Lazy:
+        async def __call__(self, ctx: theus.ProcessContext) -> None: ...
+
+    class Eager:
+        def __call__(self, ctx: theus.ProcessContext) -> int:
+            return 7
+
+    with pytest.raises(TypeError, match="coroutine or generator function"):
+        engine.process(Lazy())
+    assert engine.process(Eager())() == 7
