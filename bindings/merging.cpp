@@ -111,8 +111,12 @@ Ref ContextMerger::operate_again(const worker::Entry* entry, const worker::Value
   for (const NotedOperations& each : noted(context_)) {
     if (each.entry == entry && each.operations) operations = Ref::borrow(each.operations.get());
   }
-  if (!operations) operations = operations_of_fold(entry);
-  if (!operations) return Ref();
+  if (!operations) {
+    operations = operations_of_fold(entry);
+    if (!operations) return Ref();
+    // From here on it is no fold any more; and others may be faster again.
+    noted(context_).push_back({entry, Ref::borrow(operations.get()), Ref()});
+  }
   Ref value = newest.kind == Kind::kAbsent ? Ref::borrow(absent.get())
               : newest.kind == Kind::kLeaf ? decode_private(newest.bytes(), path)
                                            : scalar(newest);

@@ -167,6 +167,24 @@ def test_any_number_of_processes_get_on(
     assert engine.read("array").tolist() == [3 * rounds] * 4
 
 
+def add_ones(engine: theus.Engine, rounds: int) -> None:
+    for _ in range(rounds):
+        with engine.transaction() as ctx:
+            ctx.add("n", 1)
+
+
+def test_beyond_64_bits_together(engine: theus.Engine, start_worker: Callable[[], Worker]) -> None:
+    workers = [start_worker() for _ in range(3)]
+    rounds = 300
+    for _ in range(5):
+        engine.write("n", 2**63 - 50)
+        for worker in workers:
+            worker.start(add_ones, rounds)
+        for worker in workers:
+            worker.result()  # no ConflictError in any of them
+        assert engine.read("n") == 2**63 - 50 + 3 * rounds
+
+
 def count_until_killed(pipe: Any, engine: theus.Engine, name: str) -> None:
     pipe.send_bytes(b"begins")
     while True:
