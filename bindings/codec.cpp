@@ -4,6 +4,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "bindings/array_view.h"
 #include "bindings/classify.h"
 #include "bindings/errors.h"
 #include "bindings/paths.h"
@@ -15,6 +16,8 @@ constexpr char kMagic = 'T';
 constexpr char kFormat = 1;
 constexpr std::uint64_t kAlignment = 64;  // the block itself is aligned to it, too
 constexpr std::uint32_t kDimensionsMax = 64;
+// Copying more takes longer than handing the GIL over and back.
+constexpr std::uint64_t kUnlockAbove = 1 << 20;
 
 struct PickleHeader {
   char magic[2];
@@ -354,6 +357,17 @@ void LeafEncoding::write(char* to) const {
   }
 }
 
+void LeafEncoding::write(char* to, Attached& attached) const {
+  if (size_ < kUnlockAbove) {
+    write(to);
+    return;
+  }
+  // Our references keep the buffers; that their bytes stay is up to whoever may write to them.
+  void* token = attached.before();
+  write(to);
+  attached.after(token, /*may_throw=*/false);
+}
+
 bool LeafEncoding::same(const LeafEncoding& other) const {
   if (array_ != other.array_ || array_flags_ != other.array_flags_ || size_ != other.size_ ||
       dimensions_ != other.dimensions_ || pickled() != other.pickled() ||
@@ -363,6 +377,8 @@ bool LeafEncoding::same(const LeafEncoding& other) const {
   for (std::size_t i = 0; i < buffers_.size(); ++i) {
     if (buffers_[i].len != other.buffers_[i].len) return false;
     auto size = static_cast<std::size_t>(buffers_[i].len);
+    const void* origin = unchanged_original(buffers_[i].buf, size);
+    if (origin != nullptr && origin == unchanged_original(other.buffers_[i].buf, size)) continue;
     if (size != 0 && std::memcmp(buffers_[i].buf, other.buffers_[i].buf, size) != 0) return false;
   }
   return true;
@@ -373,8 +389,10 @@ Ref LeafEncoding::fingerprint() const {
   for (const Py_buffer& buffer : buffers_) {
     auto size = static_cast<std::size_t>(buffer.len);
     text.append(reinterpret_cast<const char*>(&size), sizeof size);
-    if (buffer.readonly != 0) {
-      text.append(reinterpret_cast<const char*>(&buffer.buf), sizeof buffer.buf);
+    const void* fixed = buffer.readonly != 0 ? buffer.buf : unchanged_original(buffer.buf, size);
+    text.push_back(fixed != nullptr ? 'a' : 'b');
+    if (fixed != nullptr) {
+      text.append(reinterpret_cast<const char*>(&fixed), sizeof fixed);
     } else {
       text.append(static_cast<const char*>(buffer.buf), size);
     }

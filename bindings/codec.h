@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bindings/attached.h"
 #include "bindings/ref.h"
 
 namespace theus::bindings {
@@ -20,12 +21,14 @@ class LeafEncoding {
   LeafEncoding& operator=(LeafEncoding&&) = delete;
 
   std::uint64_t size() const { return size_; }
-  // `to` has room for size() bytes.
+  // `to` has room for size() bytes. Of the two, the second lets other threads run while it copies
+  // large buffers: `to` is to be the calling thread's until then.
   void write(char* to) const;
+  void write(char* to, Attached& attached) const;
   // Byte for byte the same encoding.
   bool same(const LeafEncoding& other) const;
-  // Bytes that are equal as long as nothing in the value has changed in place. Large read-only
-  // buffers, which cannot change, are not copied into it.
+  // Bytes that are equal as long as nothing in the value has changed in place. Buffers that cannot
+  // change, or have not since they were mapped, are not copied into it.
   Ref fingerprint() const;
   // The encoding as bytes.
   std::string_view pickled() const;

@@ -140,8 +140,8 @@ void check_outside(EngineObject* engine, PyObject* what) {
   attached_session(engine);
   if (engine->first_open != nullptr && is_inside(engine, running_task().get())) {
     raise(ErrorClass::kTheus,
-          "%U inside of a transaction on the same engine: what the transaction reads does not "
-          "change; leave it first, or give it up with ctx.retry() under engine.run()",
+          "%U inside of a transaction on the same engine: pass ctx on instead, or leave the "
+          "transaction first (what it reads does not change while it is open)",
           what);
   }
 }
@@ -395,6 +395,8 @@ void make_context_type() {
       {Py_mp_ass_subscript, reinterpret_cast<void*>(node_assign)},
       {Py_mp_length, reinterpret_cast<void*>(node_length)},
       {Py_sq_contains, reinterpret_cast<void*>(node_contains)},
+      {Py_nb_or, reinterpret_cast<void*>(node_or)},
+      {Py_nb_inplace_or, reinterpret_cast<void*>(node_inplace_or)},
       {Py_tp_iter, reinterpret_cast<void*>(+[](PyObject* self) -> PyObject* {
          return guarded([&] { return make_node_iterator(self, IteratorMode::kKeys).release(); });
        })},

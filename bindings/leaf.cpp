@@ -26,6 +26,20 @@ Ref path_of_key(const Node& node, PyObject* key) {
   return path_below(path_of(node.owner).get(), key);
 }
 
+// The value as an object that belongs to the caller, with writable arrays. Large ones lie in
+// private views: what is not written to is not copied.
+Ref decode_own(const AttachedPtr& attached, const worker::Value& value, PyObject* path) {
+  if (has_buffers(value.bytes())) {
+    const Ref keeper = make_private_view(attached, value);
+    if (keeper) return decode_shared(value.bytes(), keeper.get(), path);
+  }
+  return decode_private(value.bytes(), path);
+}
+
+Ref decode_own(LeafObject* leaf) {
+  return decode_own(attached_of(leaf->context), leaf->value, leaf_path(leaf).get());
+}
+
 // What the decoded object is for: to be looked at and maybe kept (kRead), the same with buffers
 // that may be views (kView), or to become a shadow unless it is frozen or flat (kShadow).
 enum class Purpose { kRead, kView, kShadow };
@@ -44,7 +58,7 @@ Decoded decode(const Node& node, PyObject* key, const worker::Value& value, Purp
     Ref keeper = make_block_view(attached, value);
     decoded.object = decode_shared(bytes, keeper.get(), path.get());
   } else {
-    decoded.object = decode_private(bytes, path.get());
+    decoded.object = decode_own(attached, value, path.get());
   }
   decoded.shape = cached.shape != Shape::kUnknown ? cached.shape : classify(decoded.object.get());
   bool keep_object = decoded.shape != Shape::kObject &&
@@ -133,14 +147,14 @@ Ref give_out_in_transaction(const Node& node, PyObject* key, const Found& found)
     if (is_shared_array(found.value)) {
       leaf->content = array_view(node, key, found.value).release();
     } else {
-      leaf->shadow = decode_private(found.value.bytes(), leaf_path(leaf).get()).release();
+      leaf->shadow = decode_own(leaf).release();
     }
   } else if (decoded.own) {
     leaf->shadow = decoded.object.release();
   } else if (decoded.shape == Shape::kFlat) {
     leaf->content = decoded.object.release();
   } else {
-    leaf->shadow = decode_private(found.value.bytes(), leaf_path(leaf).get()).release();
+    leaf->shadow = decode_own(leaf).release();
   }
   register_leaf(leaf);
   return proxy_of(holder, node, key);
@@ -169,13 +183,18 @@ Ref copy_by_encoding(LeafObject* leaf, PyObject* object) {
   }
 }
 
+// Whether the shadow may be something else than the committed value. In a snapshot it never is.
+bool may_be_changed(const LeafObject* leaf) {
+  return leaf->shadow != nullptr && (leaf->dirty || leaf->suspect);
+}
+
 void finish(LeafObject* leaf) {
-  if (leaf->shadow == nullptr || !(leaf->dirty || leaf->suspect) || !is_attached(leaf)) return;
+  if (!may_be_changed(leaf) || !is_attached(leaf)) return;
   std::optional<LeafEncoding> now;
   try {
     now.emplace(leaf->shadow);
     if (!leaf->dirty) {
-      Ref fresh = decode_private(leaf->value.bytes(), leaf_path(leaf).get());
+      const Ref fresh = decode_own(leaf);
       if (now->same(LeafEncoding(fresh.get()))) return;
     }
   } catch (const PythonError&) {
@@ -188,7 +207,7 @@ void finish(LeafObject* leaf) {
   if (!is_attached(leaf)) return;
   if (!leaf->entry->written) leaf->context->holder->log.push_back({leaf->entry, nullptr});
   char* to = transaction_of(leaf->context).put_leaf(leaf->entry, now->size(), now->has_buffers());
-  now->write(to);
+  now->write(to, *attached_of(leaf->context));
 }
 
 }  // namespace
@@ -201,10 +220,7 @@ Ref give_out_leaf(const Node& node, PyObject* key, const Found& found) {
 Ref leaf_to_plain(const Node& node, PyObject* key, const Found& found) {
   if (found.entry != nullptr && found.entry->user != nullptr) {
     auto* leaf = static_cast<LeafObject*>(found.entry->user);
-    if (leaf->shadow != nullptr) {
-      Ref copy = copy_by_encoding(leaf, leaf->shadow);
-      return copy;
-    }
+    if (may_be_changed(leaf)) return copy_by_encoding(leaf, leaf->shadow);
   }
   if (is_shared_array(found.value)) return array_view(node, key, found.value);
   CachedLeaf cached;
@@ -216,7 +232,7 @@ Ref leaf_to_plain(const Node& node, PyObject* key, const Found& found) {
     Decoded decoded = decode(node, key, found.value, Purpose::kRead);
     if (decoded.own || decoded.shape == Shape::kFrozen) return decoded.object;
   }
-  return decode_private(found.value.bytes(), path_of_key(node, key).get());
+  return decode_own(attached_of(node.context), found.value, path_of_key(node, key).get());
 }
 
 PyObject* leaf_content(LeafObject* leaf) {
@@ -232,7 +248,7 @@ bool is_plain_container(PyObject* object) {
 
 PyObject* leaf_shadow(LeafObject* leaf) {
   if (leaf->shadow == nullptr) {
-    leaf->shadow = decode_private(leaf->value.bytes(), leaf_path(leaf).get()).release();
+    leaf->shadow = decode_own(leaf).release();
     Py_CLEAR(leaf->content);
   }
   return leaf->shadow;
@@ -388,8 +404,8 @@ PyObject* suspect_method(PyObject* self, PyObject*) {
 PyObject* copy_method(PyObject* self, PyObject*) {
   return guarded([&] {
     LeafObject* leaf = usable(self);
-    if (leaf->shadow != nullptr) return copy_by_encoding(leaf, leaf->shadow).release();
-    return decode_private(leaf->value.bytes(), leaf_path(leaf).get()).release();
+    if (may_be_changed(leaf)) return copy_by_encoding(leaf, leaf->shadow).release();
+    return decode_own(leaf).release();
   });
 }
 
@@ -416,7 +432,7 @@ PyObject* restore_method(PyObject* self, PyObject*) {
     int equal = PyObject_RichCompareBool(now.get(), leaf->baseline, Py_EQ);
     check(equal);
     if (equal == 0) {
-      Ref fresh = decode_private(leaf->value.bytes(), leaf_path(leaf).get());
+      Ref fresh = decode_own(leaf);
       Py_XSETREF(leaf->shadow, fresh.release());
       Py_CLEAR(leaf->baseline);
     }

@@ -170,7 +170,8 @@ bool ContextMerger::merge(worker::Transaction& transaction, worker::Entry* entry
              "cause says why); nothing was written",
              path_text(path.get()).get());
   }
-  encoding->write(transaction.put_leaf(entry, encoding->size(), encoding->has_buffers()));
+  encoding->write(transaction.put_leaf(entry, encoding->size(), encoding->has_buffers()),
+                  *attached_of(context_));
   return true;
 }
 

@@ -60,6 +60,12 @@ py::object decode_leaf(const std::string& leaf) {
   return give(decode_private(leaf, path.get()));
 }
 
+// A buffer of shared memory as one that can be written to (array_view.h), else None.
+py::object private_view(const py::memoryview& shared) {
+  const Ref view = private_view_of(shared.ptr());
+  return view ? give(view) : py::none();
+}
+
 // (canonical form, spelling) of a key.
 py::tuple encode_key(const py::object& key, const py::object& owner) {
   EncodedKey encoded(key.ptr(), owner.ptr());
@@ -174,6 +180,7 @@ void bind_functions(py::module_& module) {
   module.def("spell_path", [](const py::tuple& path) { return give(spell_path(path.ptr())); });
   module.def("path_of", [](const py::object& owner) { return give(path_of(owner.ptr())); });
   module.def("encoding_now", &encoding_now);
+  module.def("private_view", &private_view);
   module.def("encode_leaf", &encode_leaf);
   module.def("decode_leaf", &decode_leaf);
   module.def("encode_key", &encode_key, py::arg("key"), py::arg("owner") = py::none());

@@ -38,7 +38,7 @@ void put(const Node& node, worker::Entry* entry, const EncodedValue& value) {
   bool partly = false;
   before_write(node, entry);
   try {
-    value.put(transaction_of(node.context), entry, &partly);
+    value.put(transaction_of(node.context), entry, *attached_of(node.context), &partly);
   } catch (const worker::CapacityError&) {
     translate_exception();
     if (partly) {

@@ -220,7 +220,8 @@ EncodedValue::EncodedValue(PyObject* value, PyObject* owner, PyObject* key) {
   Builder(this, owner, key).value(value, Step{});
 }
 
-void EncodedValue::put(worker::Transaction& transaction, worker::Entry* entry, bool* partly) const {
+void EncodedValue::put(worker::Transaction& transaction, worker::Entry* entry, Attached& attached,
+                       bool* partly) const {
   std::vector<worker::Mapping*> open;
   for (const Step& step : steps_) {
     if (step.kind == Step::Kind::kClose) {
@@ -233,7 +234,8 @@ void EncodedValue::put(worker::Transaction& transaction, worker::Entry* entry, b
         put_scalar(transaction, at, step.scalar.get());
         break;
       case Step::Kind::kLeaf:
-        step.leaf->write(transaction.put_leaf(at, step.leaf->size(), step.leaf->has_buffers()));
+        step.leaf->write(transaction.put_leaf(at, step.leaf->size(), step.leaf->has_buffers()),
+                         attached);
         break;
       default:
         open.push_back(transaction.put_mapping(at));

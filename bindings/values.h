@@ -31,7 +31,8 @@ class EncodedValue {
 
   // Replaces what `entry` holds. Throws worker::CapacityError; `*partly` tells whether something
   // had been written by then.
-  void put(worker::Transaction& transaction, worker::Entry* entry, bool* partly) const;
+  void put(worker::Transaction& transaction, worker::Entry* entry, Attached& attached,
+           bool* partly) const;
 
  private:
   struct Step {

@@ -30,6 +30,8 @@ bool less(const Number& a, const Number& b) {
   return a.integer < b.integer;
 }
 
+bool is_nan(const Number& number) { return number.is_real && std::isnan(number.real); }
+
 double as_real(const Number& number) {
   return number.is_real ? number.real : static_cast<double>(number.integer);
 }
@@ -45,9 +47,9 @@ std::optional<Number> fold(Fold how, Number now, Number operand) {
       return Number::of(sum);
     }
     case Fold::kMaximum:
-      return less(now, operand) ? operand : now;
+      return is_nan(now) || less(now, operand) ? operand : now;
     case Fold::kMinimum:
-      return less(operand, now) ? operand : now;
+      return is_nan(now) || less(operand, now) ? operand : now;
     case Fold::kNone:
       break;
   }

@@ -21,7 +21,8 @@ struct Number {
 
 // `now` with `operand` folded onto it. nullopt: an int that does not fit into 64 bits.
 // An int and a float add up to a float; the greater and the smaller of both are found exactly and
-// keep their type; `now` stays where they are equal, or where either is not a number.
+// keep their type; `now` stays where they are equal. A NaN is neither: the other one is taken, so
+// that the order of operations makes no difference.
 std::optional<Number> fold(Fold how, Number now, Number operand);
 
 }  // namespace theus::shm

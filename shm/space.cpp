@@ -71,8 +71,7 @@ class Hole final : public ForkParticipant {
   // Maps `fd` at `address`, hidden from children from the first moment. Throws std::system_error.
   void open(std::byte* address, std::uint64_t bytes, int fd) {
     ForkLock lock;
-    if (mmap(address, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
-        MAP_FAILED) {
+    if (mmap(address, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
       fail("mapping the data segment");
     }
     if (madvise(address, bytes, MADV_DONTFORK) != 0) fail("madvise(MADV_DONTFORK)");
@@ -217,8 +216,7 @@ bool Space::back(std::uint64_t offset, std::uint64_t size, std::string* why) con
   int error = 0;
   for (std::uint64_t done = 0; done < size && error == 0;) {
     const std::uint64_t step = std::min(size - done, kBackingStepBytes);
-    if (fallocate(fd, 0, static_cast<off_t>(offset + done), static_cast<off_t>(step)) ==
-        0) {
+    if (fallocate(fd, 0, static_cast<off_t>(offset + done), static_cast<off_t>(step)) == 0) {
       done += step;
     } else if (errno != EINTR) {
       error = errno;
@@ -232,6 +230,12 @@ bool Space::back(std::uint64_t offset, std::uint64_t size, std::string* why) con
   if (error == 0) return true;
   *why = "the system refused memory: " + std::generic_category().message(error);
   return false;
+}
+
+std::byte* Space::map_private(std::uint64_t offset, std::uint64_t size) const noexcept {
+  void* got = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+                   backing_.get(), static_cast<off_t>(offset));
+  return got == MAP_FAILED ? nullptr : static_cast<std::byte*>(got);
 }
 
 void Space::punch(std::uint64_t offset, std::uint64_t size) const {

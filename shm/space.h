@@ -58,7 +58,7 @@ class Space {
   std::byte* writable_base() const { return writable_; }
   std::uint64_t capacity_bytes() const { return capacity_; }
 
-  Desk& desk(std::uint32_t slot) const;               // slot < kMaxSlots; kWorker, kOneView
+  Desk& desk(std::uint32_t slot) const;  // slot < kMaxSlots; kWorker, kOneView
   const Desk& desk_readable(std::uint32_t slot) const;
 
   // The readable address of `size` bytes at `offset`, or nullptr when that is outside the segment.
@@ -80,6 +80,10 @@ class Space {
   // Puts memory behind [offset, offset + size) of the data segment, 4 MiB at a time. False: there
   // is none to be had (full, or the cgroup's limit is near); *why says which.
   bool back(std::uint64_t offset, std::uint64_t size, std::string* why) const;
+  // [offset, offset + size), from a page's start, as memory of this process alone: the kernel
+  // copies a page when it is first written to, and until then shows the segment's. To be unmapped
+  // with munmap(). nullptr when it refuses.
+  std::byte* map_private(std::uint64_t offset, std::uint64_t size) const noexcept;
   // Gives the memory behind whole pages of [offset, offset + size) back to the system.
   void punch(std::uint64_t offset, std::uint64_t size) const;
 
@@ -100,7 +104,7 @@ class Space {
   std::byte* writable_ = nullptr;
   std::byte* desks_ = nullptr;
   std::uint64_t capacity_ = 0;
-  KnownFd backing_;  // to allocate memory with
+  KnownFd backing_;           // to allocate memory with
   std::string backing_path_;  // through which it can be opened anew
   Access access_;
 };

@@ -10,6 +10,7 @@
 #include "shm/control_channel.h"
 #include "worker/connection.h"
 #include "worker/internals.h"
+#include "worker/private_view.h"
 
 namespace theus::worker {
 namespace {
@@ -134,11 +135,18 @@ void Inheritance::after_fork_in_child() noexcept {
     become_heir();
   } else {
     socket_.reset();
-    if (unprotected_) in_.space.forbid_reading();
+    if (unprotected_) forbid_reading();
   }
   spare_.reset();
   filled_ = unprotected_ = false;
   in_.block_pin_mutex.unlock();
+}
+
+void Inheritance::forbid_reading() const noexcept {
+  in_.space.forbid_reading();
+  for (const PrivateView* view = in_.private_views; view != nullptr; view = view->next_) {
+    view->forbid();
+  }
 }
 
 // From here on the session is the child's as far as pins go: slot, desk, control socket.

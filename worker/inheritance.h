@@ -48,6 +48,7 @@ class Inheritance final : public shm::ForkParticipant {
   bool ask(bool copy);
   bool obtain(bool copy);
   bool fill();
+  void forbid_reading() const noexcept;
   void become_heir() noexcept;
 
   Session::Internals& in_;

@@ -32,6 +32,8 @@ class ForkGuard {
   volatile std::uint32_t* word_;
 };
 
+class PrivateView;
+
 // Whose pin it is: a child inherits its parent's snapshots, and not its transactions.
 enum class PinUser : std::uint8_t { kTransaction, kSnapshot };
 
@@ -70,6 +72,7 @@ struct Session::Internals {
   };
   std::uint32_t take_pin(std::uint64_t* version, PinUser user);  // throws Error: none left
   void release_pin(std::uint32_t pin, PinUser user);
+  void release_block_pin(std::uint32_t handle);  // block_pin_mutex is held
 
   // Throws CoordinatorLost once `lost`.
   void require_place() const;
@@ -98,6 +101,7 @@ struct Session::Internals {
   std::mutex block_pin_mutex;
   std::vector<std::uint32_t> free_block_pins;
   std::uint32_t block_pins_high = 0;
+  PrivateView* private_views = nullptr;  // the first of a list
   // Larger read sets are validated here instead of under the lock (validate.h).
   std::size_t validate_above = kValidateAbove;
   // For tests: lets others act between validation and arbitration.

@@ -30,6 +30,8 @@ bool Transaction::fold(Entry* entry, shm::Fold how, shm::Number operand) {
   const auto now = before.kind == Value::Kind::kFloat ? shm::Number::of(before.real)
                                                       : shm::Number::of(before.integer);
   const auto result = absent ? operand : shm::fold(how, now, operand);
+  // A sum of ints is exact, one of floats is not: operands of both kinds are added one by one.
+  if (known == shm::Fold::kAdd && entry->operand.is_real != operand.is_real) return false;
   const auto all = known == how ? shm::fold(how, entry->operand, operand) : operand;
   if (!result || !all) return false;
   // What is this transaction's own already, or hangs on what it has read, is written as it is.

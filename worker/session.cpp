@@ -34,8 +34,8 @@ std::uint64_t monotonic_ns() {
 }  // namespace
 
 ForkGuard::ForkGuard() {
-  void* page = mmap(nullptr, shm::kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                    -1, 0);
+  void* page =
+      mmap(nullptr, shm::kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (page == MAP_FAILED) throw std::system_error(errno, std::generic_category(), "mmap");
   if (madvise(page, shm::kPageBytes, MADV_WIPEONFORK) != 0) {
     const int error = errno;
@@ -46,9 +46,7 @@ ForkGuard::ForkGuard() {
   *word_ = kOwn;
 }
 
-ForkGuard::~ForkGuard() {
-  munmap(const_cast<std::uint32_t*>(word_), shm::kPageBytes);
-}
+ForkGuard::~ForkGuard() { munmap(const_cast<std::uint32_t*>(word_), shm::kPageBytes); }
 
 Session::Internals::Internals(Attachment made, std::shared_ptr<const shm::Space> mapped)
     : attachment(std::move(made)),
@@ -97,8 +95,7 @@ std::uint32_t Session::Internals::take_pin(std::uint64_t* version, PinUser user)
   require_place();
   const std::uint32_t snapshots = user == PinUser::kSnapshot ? 1 : 0;
   SharedPin& newest = shared_pins[newest_pin];
-  if (newest.users > 0 &&
-      newest.version == space.header().clock.load(std::memory_order_acquire)) {
+  if (newest.users > 0 && newest.version == space.header().clock.load(std::memory_order_acquire)) {
     ++newest.users;
     newest.snapshots += snapshots;
     *version = newest.version;
@@ -217,8 +214,12 @@ void Session::unpin_block(std::uint32_t handle) {
   Internals& in = *internals_;
   if (!in.fork_guard.keeps_views() || in.lost) return;  // the pin is somebody else's
   const std::lock_guard<std::mutex> guard(in.block_pin_mutex);
-  in.desk->block_pins[handle].store(0, std::memory_order_release);
-  in.free_block_pins.push_back(handle);
+  in.release_block_pin(handle);
+}
+
+void Session::Internals::release_block_pin(std::uint32_t handle) {
+  desk->block_pins[handle].store(0, std::memory_order_release);
+  free_block_pins.push_back(handle);
 }
 
 Session::Stats Session::stats() const {

@@ -97,6 +97,9 @@ class _Loop:
         self._started = 0.0
         self._place: tuple[CodeType, int] | None = None
 
+    def __repr__(self) -> str:
+        return f"{self.engine!r}.attempts({self._n})"
+
     def _begin_anew(self) -> None:
         self._left = self._n
         self._made = 0  # since then

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import numbers
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -23,11 +24,24 @@ _Resolver = Callable[[Any, Any, Any], Any]
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (numbers.Number, Decimal)) and not isinstance(value, bool)
+    numpy: Any = sys.modules.get("numpy")
+    if isinstance(value, bool) or (numpy and isinstance(value, numpy.timedelta64)):
+        return False  # both are registered as integers
+    return isinstance(value, (numbers.Number, Decimal))
 
 
-def _is_array(value: object) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype") and not _is_number(value)
+def _class_of(value: Any) -> type[Any]:
+    if _theus.is_proxy(value):
+        leaf, target = _theus.parts(value)
+        value = target if leaf is None or target is not None else leaf.content
+    return type(value)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is of a class whose `+=` is known to change it in place."""
+    cls = _class_of(value)
+    modules = (("numpy", "ndarray"), ("torch", "Tensor"))
+    return any(cls is getattr(sys.modules.get(module), name, None) for module, name in modules)
 
 
 def _unbounded(value: Any) -> Any:
@@ -49,10 +63,12 @@ def _kind(value: Any) -> str:
 
 
 def _fits(value: Any, operand: Any) -> bool:
-    """Whether both are numbers, or both arrays, of whatever shape."""
-    if _is_number(operand):
-        return value is ABSENT or _is_number(value)
-    return _is_array(operand) and (value is ABSENT or _is_array(value))
+    """Whether both are numbers, or both arrays of one class, of whatever shape."""
+    if value is ABSENT:
+        return _is_number(operand) or _is_array(operand)
+    if _is_array(value):
+        return _class_of(value) is _class_of(operand)
+    return _is_number(value) and _is_number(operand)
 
 
 def _check(name: str, path: Any, value: Any, operand: Any) -> None:
@@ -73,11 +89,11 @@ def _sum(value: Any, operand: Any) -> Any:
 
 
 def _greater(value: Any, operand: Any) -> Any:
-    return operand if operand > value else value
+    return operand if value != value or operand > value else value  # NaN gives way (shm/fold.h)
 
 
 def _smaller(value: Any, operand: Any) -> Any:
-    return operand if operand < value else value
+    return operand if value != value or operand < value else value
 
 
 def _add_array(value: Any, operand: Any) -> None:
@@ -85,15 +101,15 @@ def _add_array(value: Any, operand: Any) -> None:
 
 
 def _maximum_array(value: Any, operand: Any) -> None:
-    import numpy
-
-    numpy.maximum(value, operand, out=value)
+    sys.modules[_module_of(value)].maximum(value, operand, out=value)
 
 
 def _minimum_array(value: Any, operand: Any) -> None:
-    import numpy
+    sys.modules[_module_of(value)].minimum(value, operand, out=value)
 
-    numpy.minimum(value, operand, out=value)
+
+def _module_of(array: Any) -> str:
+    return _class_of(array).__module__.partition(".")[0]
 
 
 def _numeric(
@@ -120,11 +136,14 @@ def _numeric(
             return NotImplemented
         if value is ABSENT:
             return operand
-        if not _is_array(value):
-            return combine(value, operand)
-        if value.shape != operand.shape:
-            return NotImplemented
-        on_arrays(value, operand)
+        try:
+            if not _is_array(value):
+                return combine(value, operand)
+            if value.shape != operand.shape:
+                return NotImplemented
+            on_arrays(value, operand)
+        except (TypeError, ValueError, ArithmeticError):
+            return NotImplemented  # numbers or arrays of another type than those at the call
         return value
 
     return operation, again
@@ -220,6 +239,7 @@ def operate_again(value: Any, operations: list[tuple[str, Any]]) -> Any:
 # ---------------------------------------------------------------------------- resolvers
 
 _resolvers: dict[type[Any], _Resolver] = {}
+_SCALARS = (type(None), bool, int, float, str, bytes)
 
 
 def resolver(cls: type[_C], /) -> Callable[[Callable[[_C, _C, _C], _C]], Callable[..., _C]]:
@@ -237,18 +257,24 @@ def resolver(cls: type[_C], /) -> Callable[[Callable[[_C, _C, _C], _C]], Callabl
         >>> class Tally:
         ...     def __init__(self) -> None:
         ...         self.votes = 0
-        >>> @resolver(Tally)
+        >>> @theus.resolver(Tally)
         ... def merge(old: Tally, committed: Tally, mine: Tally) -> Tally:
         ...     mine.votes += committed.votes - old.votes
         ...     return mine
 
     Every process that commits such objects needs it; a module that defines the class is the place.
-    Raises TypeError for what is no class, and for a mapping node's: a dict is merged by key.
+    Raises TypeError for what is no class, for a mapping node's (a dict is merged by key), and for
+    None, bool, int, float, str and bytes.
     """
     if not isinstance(cls, type):
         raise TypeError(f"resolver() takes a class, not {cls!r}")
     if cls is dict:
         raise TypeError("a dict is a mapping node, whose keys are merged one by one already")
+    if cls in _SCALARS:
+        raise TypeError(
+            f"values of type {cls.__name__} are not merged by a resolver; use ctx.add() and the "
+            "like for numbers, or a class of your own that holds the value"
+        )
 
     def register(function: Callable[[_C, _C, _C], _C]) -> Callable[..., _C]:
         if not callable(function):

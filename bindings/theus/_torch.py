@@ -39,11 +39,14 @@ def _reduce(tensor: Any) -> Any:
 
 
 def restore(contents: Any, dtype: Any, shape: tuple[int, ...], requires_grad: bool) -> Any:
-    """A copy, always: PyTorch has no read-only tensors, and a write to one of shared memory would
-    end the process."""
+    """A private tensor, always, as PyTorch has no read-only ones: nothing of a large one is copied
+    before it is written to."""
     import torch
 
-    tensor = torch.frombuffer(bytearray(contents), dtype=dtype).reshape(shape)
+    view = memoryview(contents)
+    if view.readonly:
+        contents = _theus.private_view(view) or bytearray(view)
+    tensor = torch.frombuffer(contents, dtype=dtype).reshape(shape)
     return tensor.requires_grad_(requires_grad)
 
 

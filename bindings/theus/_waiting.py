@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import numbers
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -31,9 +32,11 @@ def deadline_of(timeout: float | None) -> float | None:
     """Seconds from now as a point of time.monotonic()."""
     if timeout is None:
         return None
+    if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
+        raise TypeError(f"timeout is None or a number of seconds, not {timeout!r}")
     if not timeout >= 0:
         raise ValueError(f"timeout is None or 0 or more seconds, not {timeout!r}")
-    return time.monotonic() + timeout
+    return time.monotonic() + float(timeout)
 
 
 def left(deadline: float | None) -> float:
@@ -48,11 +51,11 @@ def start_of(engine: Engine, paths: tuple[Path, ...], since: int | None) -> int:
     newest = engine.version
     if since is None:
         return newest
-    if isinstance(since, bool) or not isinstance(since, int):
+    if isinstance(since, bool) or not isinstance(since, numbers.Integral):
         raise TypeError(f"since is a version, as in ctx.transaction.snapshot_version: {since!r}")
     if not 0 <= since <= newest:
         raise ValueError(f"there is no version {since} yet: the newest is {newest}")
-    return since
+    return int(since)
 
 
 @contextlib.contextmanager

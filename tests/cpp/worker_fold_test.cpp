@@ -73,11 +73,12 @@ TEST(ShmFold, IntsAndFloatsAreComparedExactly) {
   }
 }
 
-TEST(ShmFold, WhatIsNoNumberChangesNothing) {
+TEST(ShmFold, WhatIsNoNumberGivesWay) {
   const Number nan = Number::of(std::nan("")), one = Number::of(std::int64_t{1});
   for (const Fold how : {Fold::kMaximum, Fold::kMinimum}) {
     EXPECT_EQ(text(shm::fold(how, one, nan)), "int 1");
-    EXPECT_TRUE(std::isnan(shm::fold(how, nan, one)->real));
+    EXPECT_EQ(text(shm::fold(how, nan, one)), "int 1");
+    EXPECT_TRUE(std::isnan(shm::fold(how, nan, nan)->real));
   }
   EXPECT_TRUE(std::isnan(shm::fold(Fold::kAdd, one, nan)->real));
 }
