@@ -12,7 +12,13 @@ constexpr int kDepthMax = 100;  // deeper than this is treated as an unknown obj
 constexpr Py_ssize_t kTypesRememberedMax = 4096;
 
 // How values of one type are judged; theus/_frozen.py describes a type once.
-enum TypeCode : long { kOpaque = 0, kImmutable = 1, kTupleLike = 2, kFields = 3 };
+enum TypeCode : long {
+  kOpaque = 0,
+  kImmutable = 1,
+  kTupleLike = 2,
+  kFields = 3,
+  kByConvention = 4,
+};
 
 Imported describe_type{"theus._frozen", "describe_type"};
 Imported frozen_fields{"theus._frozen", "frozen_fields"};
@@ -56,6 +62,9 @@ class Judge {
     if (is_array(value)) return judge_array(value);
     switch (type_code(type)) {
       case kImmutable:
+        return has_mutable_part(value, depth) ? Shape::kObject : Shape::kFrozen;
+      case kByConvention:
+        may_be_shared_ = false;
         return Shape::kFrozen;
       case kTupleLike:
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i) {
@@ -63,6 +72,7 @@ class Judge {
         }
         return Shape::kFrozen;
       case kFields: {
+        may_be_shared_ = false;
         Ref fields = call(frozen_fields.get(), value);
         if (fields.get() == Py_None) return Shape::kObject;
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(fields.get()); ++i) {
@@ -77,7 +87,23 @@ class Judge {
     }
   }
 
+  bool may_be_shared() const { return may_be_shared_; }
+
  private:
+  // [].append is a bound method of a list, and a slice may have any objects for bounds.
+  bool has_mutable_part(PyObject* value, int depth) {
+    if (PyCFunction_Check(value)) {
+      PyObject* self = PyCFunction_GET_SELF(value);
+      return self != nullptr && !PyModule_Check(self) && !PyType_Check(self);
+    }
+    if (!PySlice_Check(value)) return false;
+    const auto* slice = reinterpret_cast<const PySliceObject*>(value);
+    for (PyObject* bound : {slice->start, slice->stop, slice->step}) {
+      if (judge(bound, depth + 1) != Shape::kFrozen) return true;
+    }
+    return false;
+  }
+
   // The shape of a container whose shape is `all_frozen` when every element is frozen.
   static Shape with_element(Shape container, Shape element) {
     if (element == Shape::kObject || container == Shape::kObject) return Shape::kObject;
@@ -127,11 +153,17 @@ class Judge {
   }
 
   std::unordered_set<PyObject*> seen_;  // containers met, for cycles and shared references
+  bool may_be_shared_ = true;
 };
 
 }  // namespace
 
-Shape classify(PyObject* value) { return Judge().judge(value, 0); }
+Shape classify(PyObject* value, bool* may_be_shared) {
+  Judge judge;
+  const Shape shape = judge.judge(value, 0);
+  if (may_be_shared != nullptr) *may_be_shared = judge.may_be_shared();
+  return shape;
+}
 
 bool is_array(PyObject* value) {
   // The name is compared first: it costs less than asking for the module, which may be absent.

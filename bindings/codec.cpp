@@ -49,11 +49,13 @@ constexpr std::uint32_t kFortranOrder = 2;
 
 Imported pickle_dumps{"_pickle", "dumps"};
 Imported pickle_loads{"_pickle", "loads"};
-Imported torch_dumps{"theus._torch", "dumps"};
+Imported dumps_with_reducers{"theus._pickling", "dumps"};
 Imported array_type{"numpy", "ndarray"};
 Imported make_dtype{"numpy", "dtype"};
 Imported make_array{"numpy", "array"};
-Imported portable_memory{"theus._memory", "Portable"};
+Imported array_class{"array", "array"};
+Imported portable_memory{"theus._pickling", "Memory"};
+Imported portable_elements{"theus._pickling", "Elements"};
 
 thread_local int encoding_depth = 0;
 
@@ -78,20 +80,46 @@ bool is_true(PyObject* object) {
   return result == 1;
 }
 
-// Tensors have a pickling of their own, but only programs that use PyTorch have tensors.
+// Tensors are pickled in a way of their own, but only programs that use PyTorch have tensors.
 bool torch_is_imported() {
   static PyObject* name = PyUnicode_InternFromString("torch");
   if (name == nullptr) throw PythonError{};
   return PyDict_GetItemWithError(PyImport_GetModuleDict(), name) != nullptr;
 }
 
-Ref dump(PyObject* value, PyObject* buffer_callback) {
-  if (torch_is_imported()) return call(torch_dumps.get(), value, buffer_callback);
+// Whether the pickle has NumPy's objects in it, for some of which there are reducers.
+bool names_numpy(PyObject* pickle) {
+  return memmem(PyBytes_AS_STRING(pickle), static_cast<std::size_t>(PyBytes_GET_SIZE(pickle)),
+                "numpy", 5) != nullptr;
+}
+
+// Whether it is itself of a class that will have them: pickling it twice would take long.
+bool is_of_library(PyObject* value) {
+  if ((Py_TYPE(value)->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0) return false;
+  const Ref module = attribute(reinterpret_cast<PyObject*>(Py_TYPE(value)), "__module__");
+  const char* name = PyUnicode_Check(module.get()) ? PyUnicode_AsUTF8(module.get()) : nullptr;
+  PyErr_Clear();
+  return name != nullptr && (std::strncmp(name, "pandas", 6) == 0 ||
+                             std::strncmp(name, "numpy", 5) == 0);
+}
+
+Ref dump_plainly(PyObject* value, PyObject* buffer_callback) {
   static PyObject* names = Py_BuildValue("(ss)", "fix_imports", "buffer_callback");
   static PyObject* protocol = PyLong_FromLong(5);
   if (names == nullptr || protocol == nullptr) throw PythonError{};
   PyObject* arguments[] = {value, protocol, Py_False, buffer_callback};
   return Ref::check(PyObject_Vectorcall(pickle_dumps.get(), arguments, 2, names));
+}
+
+// The pickle of `value`; the large buffers that it leaves out go to the list `buffers`.
+Ref dump(PyObject* value, PyObject* buffers) {
+  const Ref append = attribute(buffers, "append");
+  if (!torch_is_imported() && !is_of_library(value)) {
+    Ref pickle = dump_plainly(value, append.get());
+    if (!names_numpy(pickle.get())) return pickle;
+    check(PyList_SetSlice(buffers, 0, PyList_GET_SIZE(buffers), nullptr));
+  }
+  return call(dumps_with_reducers.get(), value, append.get());
 }
 
 // The form of `dtype` that the array codec writes, and whether that is a pickle.
@@ -108,7 +136,7 @@ Ref describe_dtype(PyObject* dtype, bool* pickled) {
     check(equal);
     *pickled = fields.get() != Py_None || equal == 0;
   }
-  return *pickled ? dump(dtype, Py_None) : Ref::check(PyUnicode_AsASCIIString(text.get()));
+  return *pickled ? dump_plainly(dtype, Py_None) : Ref::check(PyUnicode_AsASCIIString(text.get()));
 }
 
 bool fits_array_codec(PyObject* value) {
@@ -239,6 +267,8 @@ LeafEncoding::LeafEncoding(PyObject* value) {
       measure_array(value);
     } else if (PyMemoryView_Check(value)) {
       measure_pickle(call(portable_memory.get(), value).get());
+    } else if (reinterpret_cast<PyObject*>(Py_TYPE(value)) == array_class.get()) {
+      measure_pickle(call(portable_elements.get(), value).get());
     } else {
       measure_pickle(value);
     }
@@ -294,8 +324,7 @@ void LeafEncoding::measure_array(PyObject* array) {
 
 void LeafEncoding::measure_pickle(PyObject* value) {
   Ref list = Ref::check(PyList_New(0));
-  Ref append = attribute(list.get(), "append");
-  head_ = dump(value, append.get());
+  head_ = dump(value, list.get());
   Py_ssize_t count = PyList_GET_SIZE(list.get());
   buffers_.reserve(static_cast<std::size_t>(count));
   for (Py_ssize_t i = 0; i < count; ++i) {

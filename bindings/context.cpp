@@ -92,6 +92,7 @@ ContextObject* new_context(EngineObject* engine) {
   context->engine = engine;
   context->status = Status::kClosed;  // until it is complete
   context->fork_count = fork_count;
+  context->forgets = false;
   return context;
 }
 

@@ -33,7 +33,7 @@ struct ContextObject {
   unsigned long thread;     // that may use it; 0: any
   std::uint64_t opening;    // of a transaction: Attached::next_opening
   PyObject* task;           // asyncio task it was opened in, or null
-  PyObject* leaves;         // list of LeafObject, or null
+  PyObject* leaves;         // list of LeafObject, or null; of a snapshot, the newest few
   PyObject* callbacks;      // list, of on_commit; or null
   PyObject* transaction;    // TransactionObject, borrowed (it holds the context), or null
   PyObject* doom;           // exception that every commit raises, or null
@@ -43,11 +43,14 @@ struct ContextObject {
   unsigned long fork_count;  // when it was opened
   Status status;
   bool serializable;
+  bool forgets;    // its leaves: nobody ends this snapshot, and they refer to it
   bool may_retry;  // ctx.retry() has somebody who runs it again
 };
 
 // `thread` of a context that waits for the thread which will commit it: nobody may use it.
 inline constexpr unsigned long kHandedOver = ~0ul;
+// Of one that another thread has ended: its own is told when it leaves the `with`.
+inline constexpr unsigned long kLeftElsewhere = kHandedOver - 1;
 
 extern PyTypeObject* context_type;
 void make_context_type();

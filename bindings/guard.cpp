@@ -68,12 +68,14 @@ PyObject* enter(PyObject* self) {
 }
 
 void check_same_thread(ContextObject* context) {
-  if (context->thread == PyThread_get_thread_ident()) return;
+  const unsigned long entered = context->thread;
+  if (entered == PyThread_get_thread_ident()) return;
   end_context(context, Status::kRolledBack);
+  context->thread = kLeftElsewhere;
   raise(ErrorClass::kTheus,
         "the `with` of a transaction was left in thread %lu, but it was entered in thread %lu; "
         "nothing was written",
-        PyThread_get_thread_ident(), context->thread);
+        PyThread_get_thread_ident(), entered);
 }
 
 // Returns the on_commit functions. Throws the ConflictError.
@@ -96,8 +98,12 @@ PyObject* leave(PyObject* self, PyObject* const* arguments) {
     if (context == nullptr) raise(ErrorClass::kTheus, "this guard was never entered");
     bool failed = arguments[0] != Py_None;
     if (context->status != Status::kOpen) {
-      if (context->status == Status::kClosed && !as_guard(self)->snapshot && !failed) {
-        raise_engine_closed();
+      const bool commits = !as_guard(self)->snapshot && !failed;
+      if (commits && context->status == Status::kClosed) raise_engine_closed();
+      if (commits && context->thread == kLeftElsewhere) {
+        raise(ErrorClass::kTheus,
+              "the `with` of this transaction was left in another thread before, which rolled it "
+              "back; nothing was written");
       }
     } else if (is_forked(context)) {
       end_context(context, Status::kClosed);  // the parent's: only forgotten

@@ -60,8 +60,12 @@ Decoded decode(const Node& node, PyObject* key, const worker::Value& value, Purp
   } else {
     decoded.object = decode_own(attached, value, path.get());
   }
-  decoded.shape = cached.shape != Shape::kUnknown ? cached.shape : classify(decoded.object.get());
-  bool keep_object = decoded.shape != Shape::kObject &&
+  decoded.shape = cached.shape;
+  bool may_be_shared = false;
+  if (cached.shape != Shape::kObject) {
+    decoded.shape = classify(decoded.object.get(), &may_be_shared);
+  }
+  bool keep_object = may_be_shared && decoded.shape != Shape::kObject &&
                      (decoded.shape != Shape::kKnown || purpose != Purpose::kShadow);
   if (value.record != 0 && !buffers && (cached.shape == Shape::kUnknown || keep_object)) {
     keep_decoded(attached->id, value.record, keep_object ? decoded.object.get() : nullptr,
@@ -106,6 +110,28 @@ void register_leaf(LeafObject* leaf) {
   leaf->entry->user = leaf;
 }
 
+// The leaves that a snapshot has decoded for itself last: `s.user.name` again and again decodes the
+// user once. They refer to the context, so whoever lets go of a snapshot forgets them.
+constexpr Py_ssize_t kRecentLeaves = 8;
+
+Ref recent_leaf(ContextObject* context, std::uint64_t record) {
+  if (context->leaves == nullptr || record == 0) return {};
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(context->leaves); ++i) {
+    PyObject* leaf = PyList_GET_ITEM(context->leaves, i);
+    if (reinterpret_cast<LeafObject*>(leaf)->value.record == record) return Ref::borrow(leaf);
+  }
+  return {};
+}
+
+void remember_leaf(ContextObject* context, PyObject* leaf) {
+  if (context->forgets) return;
+  if (context->leaves == nullptr) context->leaves = Ref::check(PyList_New(0)).release();
+  check(PyList_Append(context->leaves, leaf));
+  if (PyList_GET_SIZE(context->leaves) > kRecentLeaves) {
+    check(PySequence_DelItem(context->leaves, 0));
+  }
+}
+
 Ref proxy_of(const Ref& leaf, const Node& node, PyObject* key) {
   return make_leaf_proxy(reinterpret_cast<LeafObject*>(leaf.get()), node.owner, key, nullptr);
 }
@@ -117,6 +143,9 @@ bool is_read_only_memory(PyObject* object) {
 
 Ref give_out_in_snapshot(const Node& node, PyObject* key, const Found& found) {
   if (is_shared_array(found.value)) return array_view(node, key, found.value);
+  if (Ref known = recent_leaf(node.context, found.value.record)) {
+    return proxy_of(known, node, key);
+  }
   Decoded decoded = decode(node, key, found.value, Purpose::kView);
   if (decoded.shape == Shape::kFrozen) return decoded.object;
   if (is_read_only_memory(decoded.object.get())) return decoded.object;
@@ -124,6 +153,7 @@ Ref give_out_in_snapshot(const Node& node, PyObject* key, const Found& found) {
   auto* leaf = reinterpret_cast<LeafObject*>(holder.get());
   leaf->shape = decoded.shape;
   (decoded.shape == Shape::kObject ? leaf->shadow : leaf->content) = decoded.object.release();
+  if (decoded.own) remember_leaf(node.context, holder.get());
   return proxy_of(holder, node, key);
 }
 
@@ -227,7 +257,9 @@ Ref leaf_to_plain(const Node& node, PyObject* key, const Found& found) {
   if (found.value.record != 0) {
     cached = find_decoded(attached_of(node.context)->id, found.value.record);
   }
-  if (cached.shape == Shape::kFrozen) return Ref::borrow(cached.object);
+  if (cached.shape == Shape::kFrozen && cached.object != nullptr) {
+    return Ref::borrow(cached.object);
+  }
   if (cached.shape == Shape::kUnknown) {
     Decoded decoded = decode(node, key, found.value, Purpose::kRead);
     if (decoded.own || decoded.shape == Shape::kFrozen) return decoded.object;
@@ -409,27 +441,29 @@ PyObject* copy_method(PyObject* self, PyObject*) {
   });
 }
 
-PyObject* shadow_fingerprint(LeafObject* leaf) {
+Ref fingerprint_of(LeafObject* leaf, PyObject* part) {
   try {
-    return LeafEncoding(leaf_shadow(leaf)).fingerprint().release();
+    return LeafEncoding(part != Py_None ? part : leaf_shadow(leaf)).fingerprint();
   } catch (const PythonError&) {
     raise_encode_error(leaf);
   }
 }
 
-PyObject* remember_method(PyObject* self, PyObject*) {
+PyObject* fingerprint_method(PyObject* self, PyObject* part) {
   return guarded([&] {
     LeafObject* leaf = usable(self);
-    if (leaf->baseline == nullptr) leaf->baseline = shadow_fingerprint(leaf);
-    return Ref::borrow(Py_None).release();
+    if (part != Py_None) return fingerprint_of(leaf, part).release();
+    if (leaf->baseline == nullptr) leaf->baseline = fingerprint_of(leaf, part).release();
+    return Ref::borrow(leaf->baseline).release();
   });
 }
 
-PyObject* restore_method(PyObject* self, PyObject*) {
+PyObject* restore_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   return guarded([&] {
+    if (count != 2) raise(PyExc_TypeError, "restore(part, fingerprint)");
     LeafObject* leaf = usable(self);
-    Ref now = Ref::steal(shadow_fingerprint(leaf));
-    int equal = PyObject_RichCompareBool(now.get(), leaf->baseline, Py_EQ);
+    Ref now = fingerprint_of(leaf, arguments[0]);
+    int equal = PyObject_RichCompareBool(now.get(), arguments[1], Py_EQ);
     check(equal);
     if (equal == 0) {
       Ref fresh = decode_own(leaf);
@@ -455,9 +489,11 @@ PyMethodDef methods[] = {
     {"expose", suspect_method, METH_NOARGS,
      "Returns the shadow, to be compared at commit with what it was."},
     {"copy", copy_method, METH_NOARGS, "Returns a private copy of the whole leaf as it is now."},
-    {"remember", remember_method, METH_NOARGS, "Notes how the private object is encoded."},
-    {"restore", restore_method, METH_NOARGS,
-     "Undoes a change since remember(); returns whether there was one."},
+    {"fingerprint", fingerprint_method, METH_O,
+     "How a part of the private object, or all of it (None), is encoded: bytes to be compared."},
+    {"restore",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(restore_method)), METH_FASTCALL,
+     "Undoes a change of that part since its fingerprint; returns whether there was one."},
     {"proxy", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(proxy_method)),
      METH_FASTCALL, "Makes the proxy of a part, reached from `parent` by `key`."},
     {nullptr, nullptr, 0, nullptr},

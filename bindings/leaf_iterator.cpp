@@ -87,15 +87,16 @@ PyObject* next(PyObject* self) {
     const ProxyObject* parts = as_proxy(proxy.get());
     if (parts->context == nullptr) raise(ErrorClass::kTheus, "this proxy is being collected");
     check_usable(parts->context, proxy.get());
-    Ref item = next_item(iterator, leaf_object(parts));
+    PyObject* over = leaf_object(parts);
+    Ref item = next_item(iterator, over);
     if (!item) {
       iterator_clear(self);
       return nullptr;
     }
     Py_ssize_t index = iterator->index++;
     if (is_frozen(item.get())) return item.release();
-    Ref key =
-        iterator->inner == nullptr ? Ref::check(PyLong_FromSsize_t(index)) : Ref::borrow(Py_None);
+    const bool indexed = !PyDict_CheckExact(over) && !PyAnySet_CheckExact(over);
+    Ref key = indexed ? Ref::check(PyLong_FromSsize_t(index)) : Ref::borrow(Py_None);
     return call(give_part.get(), proxy.get(), reinterpret_cast<PyObject*>(parts->leaf), item.get(),
                 key.get())
         .release();

@@ -99,6 +99,32 @@ py::tuple origin(const py::object& object) {
       proxy->key != nullptr ? py::reinterpret_borrow<py::object>(proxy->key) : py::none());
 }
 
+// The part that the proxy stands for has another key in its container now.
+void moved(const py::object& object, const py::object& key) {
+  ProxyObject* proxy = as_proxy(object.ptr());
+  Py_XSETREF(proxy->key, Ref::borrow(key.ptr()).release());
+}
+
+// (function(object), whether nothing else refers to the result: then it is new).
+py::tuple call_fresh(const py::object& function, const py::object& object) {
+  Ref result = call(function.ptr(), object.ptr());
+  const bool fresh = Py_REFCNT(result.get()) == 1;
+  return py::make_tuple(give(result), fresh);
+}
+
+// A State is gone; parts of it may live on. (What its context has decoded refers to the context.)
+void forget_leaves(const py::object& root) {
+  ContextObject* context = nullptr;
+  if (Py_TYPE(root.ptr()) == context_type) {
+    context = reinterpret_cast<ContextObject*>(root.ptr());
+  } else if (is_proxy(root.ptr())) {
+    context = as_proxy(root.ptr())->context;
+  }
+  if (context == nullptr || context->holder != nullptr) return;
+  context->forgets = true;
+  Py_CLEAR(context->leaves);
+}
+
 // For State.update(): whether what is at `path` (a tuple), or anything below it, has changed since
 // `version`. None: it has not. Otherwise the version that changed it, 0 if that is not known.
 py::object changed_since(const py::object& ctx, const py::tuple& path, std::uint64_t version,
@@ -176,11 +202,18 @@ void bind_functions(py::module_& module) {
     check_may_be_copied(into.ptr(), value.ptr());
   });
   module.def("origin", &origin);
+  module.def("moved", &moved);
+  module.def("forget_leaves", &forget_leaves);
+  module.def("call_fresh", &call_fresh);
   module.def("parse_path", [](const py::object& path) { return give(parse_path(path.ptr())); });
   module.def("spell_path", [](const py::tuple& path) { return give(spell_path(path.ptr())); });
   module.def("path_of", [](const py::object& owner) { return give(path_of(owner.ptr())); });
   module.def("encoding_now", &encoding_now);
   module.def("private_view", &private_view);
+  module.def("copy_into", [](const py::object& leaf, const py::object& value) {
+    return give(copy_into(reinterpret_cast<LeafObject*>(leaf.ptr()), value.ptr()));
+  });
+  module.def("adopted_part", [](Py_ssize_t number) { return give(adopted_part(number)); });
   module.def("encode_leaf", &encode_leaf);
   module.def("decode_leaf", &decode_leaf);
   module.def("encode_key", &encode_key, py::arg("key"), py::arg("owner") = py::none());

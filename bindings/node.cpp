@@ -282,13 +282,15 @@ std::uint64_t content_version(const Node& node) {
   return version == worker::Snapshot::kUnknownVersion ? 0 : version + 1;
 }
 
-// Keeps a node's content if all of it is frozen, so that a shallow copy is a whole one.
+// Keeps a node's content if all of it is frozen for certain: then a shallow copy is a whole one.
 void keep_if_frozen(const Node& node, std::uint64_t version, const Ref& content) {
   if (PyDict_GET_SIZE(content.get()) > kCachedItemsMax) return;
   Py_ssize_t position = 0;
   PyObject* value = nullptr;
   while (PyDict_Next(content.get(), &position, nullptr, &value)) {
-    if (!is_frozen(value)) return;
+    if (is_simple(value)) continue;
+    bool may_be_shared = false;
+    if (classify(value, &may_be_shared) != Shape::kFrozen || !may_be_shared) return;
   }
   Ref copy = Ref::check(PyDict_Copy(content.get()));
   keep_content(attached_of(node.context)->id, node.id, version, copy.get());

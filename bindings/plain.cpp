@@ -3,11 +3,22 @@
 
 #include "bindings/errors.h"
 #include "bindings/proxy.h"
+#include "bindings/view.h"
 
 namespace theus::bindings {
 namespace {
 
 Imported state_type{"theus._state", "State"};
+Imported leaf_view_types{"theus._leaf_views", "VIEW_TYPES"};
+
+// keys(), values(), items() of a dict inside of a leaf.
+bool is_view_of_leaf(PyTypeObject* type) {
+  PyObject* types = leaf_view_types.get();
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(types); ++i) {
+    if (PyTuple_GET_ITEM(types, i) == reinterpret_cast<PyObject*>(type)) return true;
+  }
+  return false;
+}
 
 Ref plain_leaf(PyObject* object) {
   const ProxyObject* proxy = as_proxy(object);
@@ -33,6 +44,10 @@ class Plainer {
     }
     if (reinterpret_cast<PyObject*>(type) == state_type.get()) {
       return Ref::check(PyObject_CallMethod(object, "to_dict", nullptr));
+    }
+    if (is_view(object) || is_view_of_leaf(type)) {
+      Ref list = Ref::check(PySequence_List(object));
+      return container(list.get());
     }
     return Ref::borrow(object);
   }
@@ -90,8 +105,9 @@ Ref plain_result(PyObject* object) {
   if (object == Py_None || PyLong_CheckExact(object)) return Ref::borrow(object);
   if (is_proxy(object) || Py_TYPE(object) == context_type) return plain(object);
   // Containers that the function made of what it has read, such as list(ctx.rows).
-  bool container =
-      PyTuple_CheckExact(object) || PyList_CheckExact(object) || PyDict_CheckExact(object);
+  bool container = PyTuple_CheckExact(object) || PyList_CheckExact(object) ||
+                   PyDict_CheckExact(object) || is_view(object) ||
+                   is_view_of_leaf(Py_TYPE(object));
   return container ? plain(object) : Ref::borrow(object);
 }
 

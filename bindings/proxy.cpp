@@ -2,8 +2,11 @@
 
 #include <array>
 #include <cstring>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "bindings/codec.h"
 #include "bindings/errors.h"
 #include "bindings/free_list.h"
 #include "bindings/leaf_iterator.h"
@@ -52,6 +55,7 @@ Imported leaf_repr{"theus._repr", "leaf_repr"};
 Imported ended_repr{"theus._repr", "ended_repr"};
 Imported array_function{"theus._array", "array_function"};
 Imported array_ufunc{"theus._array", "array_ufunc"};
+Imported private_copy{"theus._leaf_parts", "private_copy"};
 Imported torch_function{"theus._torch", "torch_function"};
 Imported as_numpy{"numpy", "asarray"};
 Imported array_type{"numpy", "ndarray"};
@@ -110,7 +114,8 @@ int proxy_traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(proxy->parent);
   Py_VISIT(proxy->key);
   Py_VISIT(reinterpret_cast<PyObject*>(proxy->leaf));
-  Py_VISIT(proxy->target);
+  // A part of a leaf without a shadow is shared with other transactions, as leaf_traverse says.
+  if (proxy->leaf != nullptr && proxy->leaf->shadow != nullptr) Py_VISIT(proxy->target);
   return 0;
 }
 
@@ -347,13 +352,34 @@ PyObject* directory(PyObject* self, PyObject*) {
 // ------------------------------------------------------------------------------ copies
 
 PyObject* copy_plain(PyObject* self, PyObject*) {
-  return guarded([&] { return plain(self).release(); });
+  return guarded([&] { return call(private_copy.get(), plain(self).get()).release(); });
+}
+
+// The parts of a leaf that a value on its way into it refers to, while that is copied.
+struct Adopting {
+  const LeafObject* leaf;
+  Ref parts;  // list
+};
+thread_local Adopting* adopting = nullptr;
+
+// A pickle's way to one of them; null: `self` is none.
+Ref reduce_to_part(PyObject* self) {
+  const ProxyObject* proxy = as_proxy(self);
+  if (adopting == nullptr || proxy->leaf == nullptr || proxy->leaf != adopting->leaf) return {};
+  check_usable(proxy->context, self);
+  PyObject* part = proxy->target != nullptr ? proxy->target : leaf_shadow(proxy->leaf);
+  if (is_array_part(part) || (proxy->target == nullptr && is_array(part))) return {};
+  static Imported give_adopted{"theus._theus", "adopted_part"};
+  const Py_ssize_t number = PyList_GET_SIZE(adopting->parts.get());
+  check(PyList_Append(adopting->parts.get(), part));
+  return Ref::check(Py_BuildValue("(O(n))", give_adopted.get(), number));
 }
 
 // What the plain object says, so that a pickle of a proxy holds that object and no trace of Theus.
 PyObject* reduce(PyObject* self, PyObject* protocol) {
   return guarded([&] {
     check_may_be_encoded(as_proxy(self)->context, self);
+    if (Ref part = reduce_to_part(self)) return part.release();
     Ref object = plain(self);
     return Ref::check(PyObject_CallMethod(object.get(), "__reduce_ex__", "O", protocol)).release();
   });
@@ -471,7 +497,27 @@ PyMethodDef common_methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
+// `p.__init__(...)` and the like begin the object anew, and not the proxy, which has one of its own.
+// And what __dict__ of the object has is a part of it.
+PyObject* get_of_object(PyObject* self, void* attribute) {
+  return guarded([&] {
+    const ProxyObject* proxy = as_proxy(self);
+    const Ref name = Ref::check(PyUnicode_InternFromString(static_cast<const char*>(attribute)));
+    if (proxy->leaf == nullptr) {
+      PyErr_SetObject(PyExc_AttributeError, name.get());
+      throw PythonError{};
+    }
+    check_usable(proxy->context, self);
+    return call(leaf_operation(LeafOperation::kGetAttribute), self,
+                reinterpret_cast<PyObject*>(proxy->leaf),
+                proxy->target != nullptr ? proxy->target : Py_None, name.get())
+        .release();
+  });
+}
+
 PyGetSetDef attributes[] = {
+    {"__init__", get_of_object, nullptr, nullptr, const_cast<char*>("__init__")},
+    {"__dict__", get_of_object, nullptr, nullptr, const_cast<char*>("__dict__")},
     {"__class__", get_class, nullptr, "The class of what the proxy stands for.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
@@ -487,6 +533,26 @@ PyMethodDef* all_methods() {
 }
 
 }  // namespace
+
+Ref copy_into(LeafObject* leaf, PyObject* value) {
+  Adopting here{leaf, Ref::check(PyList_New(0))};
+  struct Scope {
+    explicit Scope(Adopting* to) : before(std::exchange(adopting, to)) {}
+    ~Scope() { adopting = before; }
+    Adopting* before;
+  } const scope(&here);
+  const LeafEncoding encoding(value);
+  std::string bytes(encoding.size(), '\0');
+  encoding.write(bytes.data());
+  return decode_private(bytes, leaf_path(leaf).get());
+}
+
+Ref adopted_part(Py_ssize_t number) {
+  const bool known =
+      adopting != nullptr && number >= 0 && number < PyList_GET_SIZE(adopting->parts.get());
+  if (!known) raise(PyExc_ValueError, "a part of another leaf, and of another moment");
+  return Ref::borrow(PyList_GET_ITEM(adopting->parts.get(), number));
+}
 
 PyObject* leaf_operation(LeafOperation which) {
   return operations[static_cast<std::size_t>(which)].get();

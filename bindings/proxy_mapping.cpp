@@ -131,7 +131,7 @@ PyCFunction named(PyObject* (*function)(PyObject*, PyObject*, PyObject*)) {
 
 PyMethodDef node_methods[] = {
     {"get", fast(get_method), METH_FASTCALL,
-     "get(key, default=None)\n--\n\nReturns the value of key, or default when there is none."},
+     "get($self, key, default=None, /)\n--\n\nReturns the value of key, or default when there is none."},
     {"pop", fast(pop_method), METH_FASTCALL,
      "Removes key and returns its value as plain objects, or default, or raises KeyError."},
     {"popitem", popitem_method, METH_NOARGS,
@@ -228,9 +228,7 @@ PyObject* node_or(PyObject* left, PyObject* right) {
     if (!PyDict_Check(left_plain.get()) || !PyDict_Check(right_plain.get())) {
       return Ref::borrow(Py_NotImplemented).release();
     }
-    Ref result = Ref::check(PyDict_Copy(left_plain.get()));
-    check(PyDict_Update(result.get(), right_plain.get()));
-    return result.release();
+    return PyNumber_Or(left_plain.get(), right_plain.get());  // a defaultdict stays one
   });
 }
 

@@ -33,13 +33,6 @@ Imported view_repr{"theus._views", "represent"};
 IteratorObject* as_iterator(PyObject* self) { return reinterpret_cast<IteratorObject*>(self); }
 ViewObject* as_view(PyObject* self) { return reinterpret_cast<ViewObject*>(self); }
 
-bool is_view(PyObject* object) {
-  for (PyTypeObject* type : view_types) {
-    if (Py_TYPE(object) == type) return true;
-  }
-  return false;
-}
-
 int iterator_traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
   Py_VISIT(as_iterator(self)->owner);
@@ -200,6 +193,13 @@ PyTypeObject* make_view_type(const char* name, PyMethodDef* methods) {
 }
 
 }  // namespace
+
+bool is_view(PyObject* object) {
+  for (PyTypeObject* type : view_types) {
+    if (Py_TYPE(object) == type) return true;
+  }
+  return false;
+}
 
 void make_view_types(PyObject* module) {
   static PyType_Slot slots[] = {

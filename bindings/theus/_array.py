@@ -1,8 +1,8 @@
 """Array leaves, and arrays inside of leaves, in a transaction.
 
-An array proxy stands for a whole array, or for a part of one: an `ArrayPart` remembers the steps
-(indexing, transposing, reshaping) that lead there, and takes them anew at each use, on the shared
-read-only array before the first write and on the shadow after it.
+An array proxy stands for a whole array, or for a view of one (`ArrayPart`). Before the first write
+that is a view of the shared read-only array; with the shadow it moves to the same place in there,
+where it stays whatever becomes of the array's own shape.
 """
 
 from __future__ import annotations
@@ -13,38 +13,54 @@ from collections.abc import Iterator
 from typing import Any
 
 from theus import _theus
-from theus.errors import TheusError
 
 
 class ArrayPart:
     """A view inside of an array of the leaf. `origin`: the array object, None: the leaf itself."""
 
-    __slots__ = ("origin", "steps")
+    __slots__ = ("array", "origin", "place")
 
-    def __init__(self, origin: Any, steps: tuple[tuple[Any, ...], ...]) -> None:
-        self.origin, self.steps = origin, steps
+    def __init__(self, leaf: Any, origin: Any, view: Any, fixed: bool) -> None:
+        self.origin, self.array = origin, view
+        # Bytes from the start of the shared array that it is a view of; None: it is one of the
+        # shadow, or NumPy gives it read-only.
+        self.place: int | None = None
+        if fixed or not leaf.writable:
+            return
+        if origin is None and not leaf.has_shadow:
+            self.place = _address(view) - _address(leaf.content)
+        else:
+            self.array = view.view()
+            self.array.flags.writeable = True
 
-    def take(self, array: Any) -> Any:
-        for kind, what, *arguments in self.steps:
-            if kind == "item":
-                array = array[what]
-            elif kind == "attribute":
-                array = getattr(array, what)
-            elif kind == "call":
-                array = getattr(array, what)(*arguments[0], **arguments[1])
-            else:
-                array = what(array, *arguments[0], **arguments[1])
-        return array
+    def now(self, leaf: Any) -> Any:
+        if self.place is not None and leaf.has_shadow:
+            import numpy
+
+            view, whole = self.array, leaf.shadow
+            contents = whole if whole.flags.c_contiguous else whole.T
+            self.array = numpy.ndarray(
+                view.shape, view.dtype, contents, self.place if view.size else 0, view.strides
+            )
+            self.place = None
+        return self.array
+
+
+def _address(array: Any) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 class RowPart(ArrayPart):
-    """A row of a structured array: taken as an array without dimensions, as that is a view."""
+    """A row of a structured array: an array without dimensions, as that is a view."""
 
     __slots__ = ()
 
 
 PARTS = (ArrayPart, RowPart)
 
+# Functions and methods whose views NumPy gives read-only.
+_FIXED = {"broadcast_arrays", "broadcast_to", "diag", "diagonal", "sliding_window_view"}
 # Methods that change the array they are called on.
 _INPLACE = {"byteswap", "fill", "itemset", "partition", "put", "setfield", "sort"}
 # NumPy functions that change their first argument, and its name.
@@ -70,7 +86,7 @@ def resolve(leaf: Any, target: Any) -> Any:
     if target is None:
         return leaf.content
     if type(target) in PARTS:
-        return target.take(leaf.content if target.origin is None else target.origin)
+        return target.now(leaf)
     return target
 
 
@@ -97,7 +113,7 @@ def writable(proxy: Any, leaf: Any, target: Any) -> Any:
     array = resolve(leaf, target)
     if not array.flags.writeable:
         path = _theus.spell_path(leaf.path)
-        raise TheusError(f"NumPy gives this part of {path} as a copy or read-only; index it anew")
+        raise ValueError(f"assignment destination is read-only, as NumPy gives this view of {path}")
     return array
 
 
@@ -126,14 +142,18 @@ def _is_array(leaf: Any, target: Any) -> bool:
     return is_array(leaf, target)
 
 
-def _below(target: Any, step: tuple[Any, ...], kind: type[ArrayPart] = ArrayPart) -> ArrayPart:
+def _part(
+    leaf: Any, target: Any, view: Any, kind: type[ArrayPart] = ArrayPart, fixed: bool = False
+) -> ArrayPart:
     if type(target) in PARTS:
-        return kind(target.origin, (*target.steps, step))
-    return kind(target, (step,))
+        # What NumPy gives read-only has no writable views either.
+        fixed = fixed or (target.place is None and not target.array.flags.writeable)
+        return kind(leaf, target.origin, view, fixed)
+    return kind(leaf, target, view, fixed)
 
 
 def _give(
-    proxy: Any, leaf: Any, target: Any, array: Any, value: Any, step: tuple[Any, ...], key: Any
+    proxy: Any, leaf: Any, target: Any, array: Any, value: Any, key: Any, fixed: bool = False
 ) -> Any:
     """A result of an operation on `array`: a sub-proxy if it is a view of it."""
     import numpy
@@ -145,10 +165,11 @@ def _give(
 
         return give_result(proxy, leaf, target, value, key)
     if value.flags.writeable or not numpy.may_share_memory(value, array):
-        return value  # a copy: it belongs to the caller
+        # A copy, which belongs to the caller, or nothing at all.
+        return value.copy() if leaf.writable and not value.size else value
     if not leaf.writable and not value.dtype.hasobject:
         return value
-    return leaf.proxy(proxy, key, _below(target, step))
+    return leaf.proxy(proxy, key, _part(leaf, target, value, fixed=fixed))
 
 
 def get_item(proxy: Any, leaf: Any, target: Any, key: Any) -> Any:
@@ -162,20 +183,20 @@ def get_item(proxy: Any, leaf: Any, target: Any, key: Any) -> Any:
         value = array[key]
         if value.ndim == 0:
             if value.dtype.names is not None:
-                return _give_row(proxy, leaf, target, value, key, key)
+                return _give_row(proxy, leaf, target, value, key)
             value = value[()]
     else:
         value = array[key]
         if isinstance(value, numpy.void) and value.dtype.names is not None:
-            step = (*key, ...) if isinstance(key, tuple) else (key, ...)
-            return _give_row(proxy, leaf, target, value, step, _plain_key(key))
-    return _give(proxy, leaf, target, array, value, ("item", key), _plain_key(key))
+            view = array[(*key, ...) if isinstance(key, tuple) else (key, ...)]
+            return _give_row(proxy, leaf, target, view, _plain_key(key))
+    return _give(proxy, leaf, target, array, value, _plain_key(key))
 
 
-def _give_row(proxy: Any, leaf: Any, target: Any, value: Any, step: Any, key: Any) -> Any:
-    if not leaf.writable and not value.dtype.hasobject:
-        return value  # read-only
-    return leaf.proxy(proxy, key, _below(target, ("item", step), RowPart))
+def _give_row(proxy: Any, leaf: Any, target: Any, view: Any, key: Any) -> Any:
+    if not leaf.writable and not view.dtype.hasobject:
+        return view[()]  # read-only
+    return leaf.proxy(proxy, key, _part(leaf, target, view, RowPart))
 
 
 def _plain_key(key: Any) -> Any:
@@ -194,7 +215,15 @@ def set_item(proxy: Any, leaf: Any, target: Any, key: Any, value: Any) -> None:
 def _incoming(proxy: Any, leaf: Any, array: Any, value: Any) -> Any:
     """What to assign to (a part of) `array`; objects are copied at this moment."""
     if not array.dtype.hasobject:
-        return plain(value)
+        value = plain(value)
+        if type(value) in (list, tuple) and array.dtype.names is None:
+            # NumPy converts element by element: what cannot be is found before any is assigned.
+            import numpy
+
+            converted = numpy.empty(numpy.shape(value), array.dtype)
+            converted[...] = value
+            return converted
+        return value
     from theus._leaf_parts import adopt
 
     return adopt(proxy, leaf, value)
@@ -209,7 +238,7 @@ def get_attribute(proxy: Any, leaf: Any, target: Any, name: str) -> Any:
     value = getattr(operand(leaf, target), name)
     if callable(value):
         return _ArrayMethod(proxy, leaf, target, name)
-    return _give(proxy, leaf, target, array, value, ("attribute", name), name)
+    return _give(proxy, leaf, target, array, value, name)
 
 
 # What an array is, not what it holds: a view made by indexing has these for itself.
@@ -240,7 +269,7 @@ class FlatView:
     def __getitem__(self, key: Any) -> Any:
         leaf, target = self._parts()
         array = readable(leaf, target)
-        return _give(self._proxy, leaf, target, array, array.flat[plain(key)], (), None)
+        return _give(self._proxy, leaf, target, array, array.flat[plain(key)], None)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         leaf, target = self._parts()
@@ -290,9 +319,7 @@ class _ArrayMethod:
                 getattr(array, name)(*arguments, **values, out=outputs.arrays[0])
             return out
         result = getattr(operand(leaf, target), name)(*arguments, **values)
-        return _give(
-            proxy, leaf, target, array, result, ("call", name, arguments, values), f"{name}()"
-        )
+        return _give(proxy, leaf, target, array, result, f"{name}()", name in _FIXED)
 
 
 def _swaps(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
@@ -396,7 +423,11 @@ def array_function(
     out, place = _output(function, args, named)
     if out is None:
         result = function(*arguments, **values)
-        return _give_view(args, named, function, arguments, values, result)
+        owners = [
+            *_owners(args, arguments),
+            *_owners([named[key] for key in values], values.values()),
+        ]
+        return _give_views(owners, result, name)
     with _Outputs(out) as outputs:
         arrays = outputs.arrays if isinstance(out, tuple) else outputs.arrays[0]
         if place is None:
@@ -416,43 +447,44 @@ def _output(function: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tupl
     if "out" in named or not any(_theus.is_proxy(value) for value in args[1:]):
         return named.get("out"), None
     try:
-        names = list(inspect.signature(function).parameters)
+        parameters = list(inspect.signature(function).parameters.values())
     except ValueError:
         return None, None
-    place = names.index("out") if "out" in names else len(args)
-    return (args[place], place) if place < len(args) else (None, None)
+    for place, parameter in enumerate(parameters[: len(args)]):
+        if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            break  # what is given for *operands is no output
+        if parameter.name == "out":
+            return args[place], place
+    return None, None
 
 
-def _give_view(
-    args: tuple[Any, ...],
-    named: dict[str, Any],
-    function: Any,
-    arguments: list[Any],
-    values: dict[str, Any],
-    result: Any,
-) -> Any:
+def _owners(given: Any, arrays: Any) -> Iterator[tuple[Any, Any]]:
+    """The array proxies among the arguments, each with the array that stood for it."""
+    for value, array in zip(given, arrays, strict=True):
+        if type(value) in (list, tuple):
+            yield from _owners(value, array)
+        elif _theus.is_proxy(value):
+            leaf, target = _theus.parts(value)
+            if leaf is not None and _is_array(leaf, target):
+                yield value, array
+
+
+def _give_views(owners: list[tuple[Any, Any]], result: Any, name: str) -> Any:
     """np.ravel() and the like give views: of a proxy's array they are parts, which can be written
-    to."""
-    if not args or not _theus.is_proxy(args[0]) or _theus.parts(args[0])[0] is None:
-        return result
-    leaf, target = _theus.parts(args[0])
-    if not _is_array(leaf, target):
-        return result
-    step = ("function", function, arguments[1:], values)
-    name = f"{function.__name__}()"
-    if _theus.is_array(result):
-        return _give(args[0], leaf, target, arguments[0], result, step, name)
-    if type(result) not in (list, tuple):
-        return result
-    return type(result)(
-        _give_element(args[0], leaf, _below(target, step), arguments[0], item, index, name)
-        for index, item in enumerate(result)
-    )
+    to. Others give what is in an array of objects."""
+    import numpy
 
-
-def _give_element(
-    proxy: Any, leaf: Any, whole: ArrayPart, array: Any, item: Any, index: int, name: str
-) -> Any:
-    if not _theus.is_array(item):
+    def give(item: Any) -> Any:
+        view = isinstance(item, numpy.ndarray)
+        for proxy, array in owners:
+            if numpy.may_share_memory(item, array) if view else array.dtype.hasobject:
+                leaf, target = _theus.parts(proxy)
+                return _give(proxy, leaf, target, array, item, f"{name}()", name in _FIXED)
         return item
-    return _give(proxy, leaf, whole, array, item, ("item", index), name)
+
+    is_element = any(
+        array.dtype.hasobject and any(result is item for item in array.flat) for _, array in owners
+    )
+    if type(result) in (list, tuple) and not is_element:
+        return type(result)(give(item) for item in result)
+    return give(result)

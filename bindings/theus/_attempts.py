@@ -55,6 +55,7 @@ class Attempt:
     def __enter__(self) -> _theus.ProcessContext:
         if self._guard is not None:
             raise TheusError("an attempt is for one `with`; take the next one from the loop")
+        self._loop.unused = False
         self._guard = guard = self._loop.engine._attempt()
         ctx = guard.__enter__()
         self._transaction = ctx.transaction
@@ -83,17 +84,19 @@ class Attempt:
 
 
 class _Loop:
-    """The iterator that attempts() returns."""
+    """The iterator that attempts() returns. (Attempts refer to it, and it to none of them: what is
+    interrupted within __enter__ is rolled back when the `for` lets go of it.)"""
+
+    _conflict: ConflictError | None = None  # also of what is interrupted within __init__
 
     def __init__(self, engine: Engine, n: int, deadline: float | None) -> None:
         self.engine = engine
         self.over = False
+        self.unused = False  # the newest attempt
         self._n = n
         self._deadline = deadline
         self._begin_anew()
         self._executions = 0
-        self._conflict: ConflictError | None = None
-        self._current: Attempt | None = None
         self._started = 0.0
         self._place: tuple[CodeType, int] | None = None
 
@@ -110,7 +113,7 @@ class _Loop:
     def __next__(self) -> Attempt:
         if self.over:
             raise StopIteration
-        if self._current is not None and self._current._guard is None:
+        if self.unused:
             raise TheusError("an attempt was not used: write `with attempt as ctx:` in the loop")
         self._conflict = None
         frame = sys._getframe(1)
@@ -124,8 +127,8 @@ class _Loop:
         self._executions += 1
         self._left -= 1
         self._started = time.monotonic()
-        self._current = Attempt(self)
-        return self._current
+        self.unused = True
+        return Attempt(self)
 
     def met(self, conflict: ConflictError, frame: FrameType) -> None:
         """The current attempt met a conflict, and its `with` in `frame` is at its end."""
@@ -174,8 +177,7 @@ def attempts(engine: Engine, n: int, timeout: float | None) -> Iterator[Attempt]
     return _Loop(engine, n, deadline_of(timeout))
 
 
-@functools.lru_cache(maxsize=1024)
-def _reaches(code: CodeType, start: int, goal: int) -> bool:
+def _find_way(code: CodeType, start: int, goal: int) -> bool:
     """Whether execution that goes on behind the instruction at `start` can come to the one at
     `goal`, a FOR_ITER, in the same loop. True where that is not known."""
     instructions = list(dis.get_instructions(code))
@@ -207,3 +209,6 @@ def _reaches(code: CodeType, start: int, goal: int) -> bool:
                 continue
         waiting.append(number + 1)
     return False
+
+
+_reaches = functools.lru_cache(maxsize=1024)(_find_way)

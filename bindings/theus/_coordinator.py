@@ -54,6 +54,14 @@ def parse_capacity(capacity: int | str) -> int:
     return size
 
 
+def check_name(name: object) -> None:
+    """Says what is wrong; which names there may be is the C++ side's to say."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a coordinator is a str, not {name!r}")
+    if not name or "\0" in name:
+        raise ValueError(f"{name!r} cannot be the name of a coordinator")
+
+
 def find_executable() -> str:
     """Returns the path of theus-coordinator; TheusError when it is not installed."""
     name = "theus-coordinator"
@@ -199,6 +207,8 @@ class Coordinator:
         arbitration: str = "cooperative",
     ) -> None:
         check_arbitration(arbitration)
+        if name is not None:
+            check_name(name)
         self.name = name or ""
         self._closed = True
         self._owner = os.getpid()
@@ -219,9 +229,11 @@ class Coordinator:
         if self._closed:
             return
         try:
-            self._pid, self._parent_pid = _theus.coordinator_pids(self.name)
+            self._pid, parent = _theus.coordinator_pids(self.name)
         except TheusError:
             logger.debug("coordinator %s does not answer; its last known pids stand", self.name)
+        else:
+            self._parent_pid = parent or self._parent_pid
 
     @property
     def pid(self) -> int:
@@ -231,7 +243,7 @@ class Coordinator:
 
     @property
     def parent_pid(self) -> int:
-        """Process id of the parent that restarts it."""
+        """Process id of the parent that restarts it; if that has died, its last known one."""
         self._ask()
         return self._parent_pid
 

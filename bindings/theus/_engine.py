@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar,
 
 from theus import _coordinator, _theus, _waiting
 from theus._attempts import Attempt, attempts
-from theus._state import State
+from theus._state import State, items_of
 from theus._waiting import Watch, deadline_of
 from theus.errors import CoordinatorNotFound, TheusError
 
@@ -163,7 +163,7 @@ class Engine(_theus.EngineCore):
         >>> engine.read("orders")
         {'o1': {'qty': 3}, 'a.b': None}
         """
-        self.run(_write_all, list(changes.items()))
+        self.run(_write_all, items_of(changes))
 
     # ----------------------------------------------------------------- retrying
 
@@ -381,8 +381,7 @@ def connect(name: str) -> Engine:
         ...         engine.version
         0
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError("connect() needs the name of a coordinator")
+    _coordinator.check_name(name)
     engine = Engine(name)
     try:
         engine._reattach()
@@ -414,6 +413,8 @@ def open(  # noqa: A001
         0
     """
     _coordinator.check_arbitration(arbitration)
+    if name is not None:
+        _coordinator.check_name(name)
     if capacity is not None:
         _coordinator.parse_capacity(capacity)
     if initial is not None and not isinstance(initial, Mapping):

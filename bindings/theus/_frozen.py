@@ -15,7 +15,7 @@ import uuid
 import zoneinfo
 
 # As classify.cpp knows them.
-OPAQUE, IMMUTABLE, TUPLE_LIKE, FIELDS = range(4)
+OPAQUE, IMMUTABLE, TUPLE_LIKE, FIELDS, BY_CONVENTION = range(5)
 
 FROZEN_TYPES: frozenset[type] = frozenset(
     {
@@ -30,20 +30,25 @@ FROZEN_TYPES: frozenset[type] = frozenset(
         datetime.timezone,
         zoneinfo.ZoneInfo,
         decimal.Decimal,
+        re.Pattern,
+        # Pickled by name: the object itself is no part of the state.
+        type,
+        types.FunctionType,
+        types.BuiltinFunctionType,
+    }
+)
+# Written in Python: nobody changes them, but somebody can, and then only what is his own.
+_FROZEN_BY_CONVENTION: frozenset[type] = frozenset(
+    {
         fractions.Fraction,
         uuid.UUID,
         pathlib.PurePosixPath,
         pathlib.PureWindowsPath,
         pathlib.PosixPath,
-        re.Pattern,
         ipaddress.IPv4Address,
         ipaddress.IPv6Address,
         ipaddress.IPv4Network,
         ipaddress.IPv6Network,
-        # Pickled by name: the object itself is no part of the state.
-        type,
-        types.FunctionType,
-        types.BuiltinFunctionType,
     }
 )
 _FROZEN_BY_NAME = {
@@ -58,6 +63,8 @@ def describe_type(cls: type) -> int:
     """Returns how instances of exactly this class are judged."""
     if cls in FROZEN_TYPES or issubclass(cls, (enum.Enum, type)):
         return IMMUTABLE
+    if cls in _FROZEN_BY_CONVENTION:
+        return BY_CONVENTION
     if (cls.__module__, cls.__qualname__) in _FROZEN_BY_NAME or _is_numpy_scalar(cls):
         return IMMUTABLE
     if cls.__mro__ == (cls, tuple, object) and hasattr(cls, "_fields") and not cls.__dictoffset__:

@@ -12,11 +12,12 @@ Rules (docs/bindings.md):
 - What is given out is frozen, a proxy, or an object that belongs to the caller.
 - A write first makes sure that the part is still in the leaf, then works on the shadow.
 - Whatever runs code of unknown classes works on the shadow, which is then compared at commit
-  (`leaf.expose()`), or, in a snapshot, put back if it was changed (`remember()`, `restore()`).
+  (`leaf.expose()`), or, in a snapshot, put back if it was changed (`fingerprint()`, `restore()`).
 """
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -33,16 +34,19 @@ from theus._leaf_parts import (
     ensure_attached,
     exposed,
     give,
+    has_length,
     is_array,
+    is_attached,
     is_builtin,
+    look,
     plain_attribute,
     plain_copy,
     runs_code,
     unwrap,
 )
-from theus._leaf_run import give_result, note, run
+from theus._leaf_run import give_removed, give_result, note, run, shares
 
-_BOUND = (
+_BOUND: tuple[type, ...] = (
     types.MethodType,
     types.BuiltinMethodType,
     types.MethodWrapperType,
@@ -62,6 +66,8 @@ def get_attribute(proxy: Any, leaf: Any, target: Any, name: str) -> Any:
     if is_array(leaf, target):
         return _array.get_attribute(proxy, leaf, target, name)
     obj = current(leaf, target)
+    if name == "__init__":
+        return Method(proxy, leaf, target, name)
     if is_builtin(obj):
         if name in READS[type(obj)] or name in WRITES[type(obj)]:
             return BuiltinMethod(proxy, leaf, target, name)
@@ -106,9 +112,13 @@ def get_item(proxy: Any, leaf: Any, target: Any, key: Any) -> Any:
     if is_array(leaf, target):
         return _array.get_item(proxy, leaf, target, key)
     obj = current(leaf, target)
+    whole = shares(leaf, key)
     key = unwrap(leaf, key)
     if not is_builtin(obj):
-        return run(proxy, leaf, target, lambda real: real[key], key, raising=False)
+        value = look(obj, key)
+        if value is not ABSENT:
+            return give(proxy, leaf, value, key)
+        return run(proxy, leaf, target, lambda real: real[key], key, raising=False, whole=whole)
     if leaf.is_object and leaf.writable and not _is_frozen(key):
         leaf.expose()  # the keys' own code decides which is equal
     value = obj[key]
@@ -179,7 +189,7 @@ def length(proxy: Any, leaf: Any, target: Any) -> int:
     if is_array(leaf, target):
         return len(_array.operand(leaf, target))
     obj = current(leaf, target)
-    return len(obj) if is_builtin(obj) else run(proxy, leaf, target, len)
+    return len(obj) if is_builtin(obj) or has_length(obj) else run(proxy, leaf, target, len)
 
 
 def truth(proxy: Any, leaf: Any, target: Any) -> bool:
@@ -193,10 +203,11 @@ def contains(proxy: Any, leaf: Any, target: Any, item: Any) -> Any:
     if is_array(leaf, target):
         return _array.plain(item) in _array.operand(leaf, target)
     obj = current(leaf, target)
+    whole = shares(leaf, item)
     item = unwrap(leaf, item)
     if is_builtin(obj) and not runs_code(leaf, obj):
         return item in obj
-    return run(proxy, leaf, target, lambda real: item in real)
+    return run(proxy, leaf, target, lambda real: item in real, whole=whole)
 
 
 def iterate(proxy: Any, leaf: Any, target: Any) -> Iterator[Any]:
@@ -210,7 +221,8 @@ def iterate(proxy: Any, leaf: Any, target: Any) -> Iterator[Any]:
 
 
 def _iterate_object(proxy: Any, leaf: Any, target: Any, items: Iterator[Any]) -> Iterator[Any]:
-    while True:
+    attached = is_attached(proxy, leaf, target)
+    for index in itertools.count():
         leaf.check()
         try:
             item = next(items)
@@ -219,7 +231,9 @@ def _iterate_object(proxy: Any, leaf: Any, target: Any, items: Iterator[Any]) ->
         except BaseException as error:
             note(error, leaf, "iterating over")
             raise
-        yield give_result(proxy, leaf, target, item)
+        # What a removed container gives is no part of the state, nor is what is inside of that.
+        result = give_result if attached else give_removed
+        yield result(proxy, leaf, target, item, index)
 
 
 def iterate_reversed(proxy: Any, leaf: Any, target: Any) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from theus._leaf_parts import (
     runs_code,
     unwrap,
 )
-from theus._leaf_run import run
+from theus._leaf_run import note, run, shares
 from theus._leaf_views import VIEWS
 
 _is_frozen = _theus.is_frozen
@@ -39,10 +39,11 @@ class Method:
     def __call__(self, *args: Any, **named: Any) -> Any:
         leaf = self._leaf
         leaf.check()
+        whole = shares(leaf, *args, *named.values())
         args = tuple(unwrap(leaf, value) for value in args)
         named = {name: unwrap(leaf, value) for name, value in named.items()}
         call = operator.methodcaller(self.__name__, *args, **named)
-        return run(self._proxy, leaf, self._target, call)
+        return run(self._proxy, leaf, self._target, call, whole=whole)
 
 
 class BuiltinMethod(Method):
@@ -60,12 +61,13 @@ class BuiltinMethod(Method):
             return _plain(proxy, *args, **named)
         if name in VIEWS and type(obj) is dict:
             return VIEWS[name](proxy, *args, **named)
+        whole = shares(leaf, *args)
         args = tuple(unwrap(leaf, value) for value in args)
         if name == "get":
             return _get(proxy, leaf, target, *args, **named)
         call = operator.methodcaller(name, *args, **named)
         if name in RUNNING or runs_code(leaf, obj):
-            return run(proxy, leaf, target, call)
+            return run(proxy, leaf, target, call, whole=whole)
         result = call(obj)
         return result if _is_frozen(result) else copy_value(proxy, result)
 
@@ -114,7 +116,11 @@ def _write(
     elif name not in _TAKING:
         args = tuple(adopt(proxy, leaf, value) for value in args)
         named = {key: adopt(proxy, leaf, value) for key, value in named.items()}
-    result = getattr(exposed(leaf, target), name)(*args, **named)
+    try:
+        result = getattr(exposed(leaf, target), name)(*args, **named)
+    except BaseException as error:
+        note(error, leaf, f"{name}() of")
+        raise
     leaf.write()
     if name in _TAKING or result is None:
         return result
@@ -149,6 +155,8 @@ def call(
     proxy: Any, leaf: Any, target: Any, args: tuple[Any, ...], named: dict[str, Any] | None
 ) -> Any:
     """Calls an object that can be called."""
+    named = named or {}
+    whole = shares(leaf, *args, *named.values())
     args = tuple(unwrap(leaf, value) for value in args)
-    named = {name: unwrap(leaf, value) for name, value in (named or {}).items()}
-    return run(proxy, leaf, target, lambda real: real(*args, **named))
+    named = {name: unwrap(leaf, value) for name, value in named.items()}
+    return run(proxy, leaf, target, lambda real: real(*args, **named), whole=whole)

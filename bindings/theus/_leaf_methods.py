@@ -84,7 +84,7 @@ READS: dict[type, frozenset[str]] = {cls: _other_methods(cls) for cls in WRITES}
 RUNNING = frozenset({"buffer_info"})
 
 # Where the way through a leaf's objects ends: these are shared with the rest of the program.
-_OUTSIDE = (
+_OUTSIDE: tuple[type, ...] = (
     type,
     types.ModuleType,
     types.FunctionType,

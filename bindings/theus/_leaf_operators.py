@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import collections.abc
 import operator
 from typing import Any
 
@@ -22,7 +23,7 @@ from theus._leaf_parts import (
     runs_code,
     unwrap,
 )
-from theus._leaf_run import run
+from theus._leaf_run import run, shares
 
 _is_frozen = _theus.is_frozen
 _is_proxy = _theus.is_proxy
@@ -38,9 +39,10 @@ def compare(proxy: Any, leaf: Any, target: Any, other: Any, name: str) -> Any:
     if is_array(leaf, target):
         return operation(_array.operand(leaf, target), _array.plain(other))
     obj = current(leaf, target)
+    whole = shares(leaf, other)
     other = unwrap(leaf, other)
     if not is_builtin(obj) or runs_code(leaf, obj):
-        return run(proxy, leaf, target, lambda real: operation(real, other))
+        return run(proxy, leaf, target, lambda real: operation(real, other), whole=whole)
     # A class that compares itself with lists could keep what it is shown: it gets a copy.
     if type(other) not in READS and not _is_frozen(other):
         obj = plain_copy(proxy, leaf, target)
@@ -63,8 +65,9 @@ def binary(name: str, left: Any, right: Any) -> Any:
 
 def _run_binary(operation: Any, side: Any, leaf: Any, target: Any, left: Any, right: Any) -> Any:
     if side is left:
+        whole = shares(leaf, right)
         other = unwrap(leaf, right)
-        return run(side, leaf, target, lambda real: operation(real, other))
+        return run(side, leaf, target, lambda real: operation(real, other), whole=whole)
     return run(side, leaf, target, lambda real: operation(left, real))
 
 
@@ -100,6 +103,8 @@ def inplace(proxy: Any, leaf: Any, target: Any, name: str, other: Any) -> Any:
     elif kind is dict and name == "ior":
         other = {key: adopt(proxy, leaf, item) for key, item in as_items((other,), {})}
     elif kind in READS:
+        if kind is set and isinstance(other, collections.abc.Set):
+            other = set(other)  # of whatever class, such as a dict's keys()
         other = copy_value(proxy, _theus.plain(other))
     else:
         other = unwrap(leaf, other)

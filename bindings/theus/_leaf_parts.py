@@ -49,11 +49,14 @@ def unwrap(leaf: Any, value: Any) -> Any:
     return _theus.plain(value)
 
 
-def copy_value(proxy: Any, value: Any) -> Any:
-    """A private copy of `value`, as it will be read back; EncodeError when it cannot be stored."""
+def copy_value(proxy: Any, value: Any, into: Any = None) -> Any:
+    """A private copy of `value`, as it will be read back; EncodeError when it cannot be stored.
+    into: the leaf that it is to be a part of, whose own parts in it stay themselves."""
     if type(value) in _SCALARS:
         return value
     try:
+        if into is not None and not _is_frozen(value):
+            return _theus.copy_into(into, value)
         encoded = _theus.encode_leaf(value)
         return value if _is_frozen(value) else _theus.decode_leaf(encoded)
     except Exception as error:
@@ -71,11 +74,12 @@ def adopt(proxy: Any, leaf: Any, value: Any) -> Any:
     work), anything else is copied at this moment."""
     if _is_proxy(value):
         other, target = _parts(value)
-        if other is leaf and type(target) not in _array.PARTS and not _theus.is_array(leaf.content):
+        whole_array = target is None and _theus.is_array(leaf.content)
+        if other is leaf and type(target) not in _array.PARTS and not whole_array:
             return leaf.shadow if target is None else target
         _theus.check_may_be_copied(proxy, value)
         return private_copy(_theus.plain(value))
-    return copy_value(proxy, value)
+    return copy_value(proxy, value, leaf)
 
 
 def ensure_attached(proxy: Any, leaf: Any, target: Any) -> None:
@@ -92,9 +96,17 @@ def ensure_attached(proxy: Any, leaf: Any, target: Any) -> None:
     )
 
 
+def is_attached(proxy: Any, leaf: Any, target: Any) -> bool:
+    try:
+        ensure_attached(proxy, leaf, target)
+    except TheusError:
+        return False
+    return True
+
+
 def _holds(proxy: Any, leaf: Any, target: Any) -> bool:
-    """Whether `target` is still where the proxy took it from, all the way up to the leaf's root.
-    Runs no code of unknown classes. False also where that cannot be told."""
+    """Whether `target` is still in the container that the proxy took it from, and so on up to the
+    leaf's root. Runs no code of unknown classes. False also where that cannot be told."""
     while target is not None:
         parent, key = _theus.origin(proxy)
         if not _is_proxy(parent):
@@ -102,20 +114,56 @@ def _holds(proxy: Any, leaf: Any, target: Any) -> bool:
         other, container = _parts(parent)
         if other is not leaf:
             return False
-        if _look(leaf.shadow if container is None else container, key) is not target:
-            return False
+        holder = leaf.shadow if container is None else container
+        if look(holder, key) is not target:
+            place = _place_of(holder, key, target)
+            if place is None:
+                return False
+            _theus.moved(proxy, place)
         proxy, target = parent, container
     return True
 
 
-def _look(container: Any, key: Any) -> Any:
-    kind = type(container)
-    if kind in (list, tuple, collections.deque):
-        inside = type(key) is int and -len(container) <= key < len(container)
-        return container[key] if inside else ABSENT
+def _place_of(container: Any, key: Any, item: Any) -> int | None:
+    """Where in a sequence `item` has gone to from index `key`: others came and went before it, so
+    that is mostly near."""
+    if type(container) not in (list, tuple, collections.deque) or type(key) is not int:
+        return None
+    for near in range(max(0, key - _NEAR), min(len(container), key + _NEAR)):
+        if container[near] is item:
+            return near
+    for place, other in enumerate(container):
+        if other is item:
+            return place
+    return None
+
+
+_NEAR = 4
+# How the built-in containers look up: a class that has inherited it does the same.
+_LOOKUPS: dict[int, Any] = {
+    id(kind.__dict__["__getitem__"]): kind for kind in (list, tuple, collections.deque, dict)
+}
+
+
+_LENGTHS = {id(kind.__dict__["__len__"]) for kind in _LOOKUPS.values()}
+
+
+def has_length(container: Any) -> bool:
+    """Whether its class has inherited how long it is from a built-in container."""
+    return id(class_attribute(type(container), "__len__")) in _LENGTHS
+
+
+def look(container: Any, key: Any) -> Any:
+    """What is at `key`, as far as that can be told without running any code of the container's
+    class; else ABSENT."""
+    kind = _LOOKUPS.get(id(class_attribute(type(container), "__getitem__")))
+    if kind is None:
+        return plain_attribute(container, key) if type(key) is str else ABSENT
     if kind is dict:
-        return container.get(key, ABSENT) if _is_frozen(key) else ABSENT
-    return plain_attribute(container, key) if type(key) is str else ABSENT
+        return dict.get(container, key, ABSENT) if _is_frozen(key) else ABSENT
+    size = kind.__len__(container)
+    inside = type(key) is int and -size <= key < size
+    return kind.__getitem__(container, key) if inside else ABSENT
 
 
 ABSENT = object()
@@ -127,6 +175,9 @@ def plain_attribute(obj: Any, name: str) -> Any:
     cls: Any = type(obj)
     if cls.__getattribute__ is not object.__getattribute__:
         return ABSENT
+    if name == "__dict__" and cls.__dictoffset__ and not isinstance(obj, type):
+        own: dict[str, Any] = obj.__dict__
+        return own if type(own) is dict else ABSENT
     described = class_attribute(cls, name)
     if type(described) is types.MemberDescriptorType:  # one of __slots__
         try:
@@ -168,7 +219,7 @@ def give(proxy: Any, leaf: Any, value: Any, key: Any = None) -> Any:
 def private_copy(value: Any) -> Any:
     """`value`, which belongs to the caller, with writable arrays instead of shared ones."""
     if _theus.is_array(value):
-        return value if value.flags.writeable else value.copy()
+        return value if value.flags.writeable else value.copy(order="K")
     if type(value) is dict:
         return {key: private_copy(item) for key, item in value.items()}
     return value

@@ -36,3 +36,4 @@ class LeafItems(_View, ItemsView[Any, Any]):
 
 
 VIEWS: dict[str, Any] = {"keys": LeafKeys, "values": LeafValues, "items": LeafItems}
+VIEW_TYPES = tuple(VIEWS.values())

@@ -46,8 +46,8 @@ def _is_array(value: Any) -> bool:
 
 def _unbounded(value: Any) -> Any:
     """A NumPy integer as an int, which does not wrap around."""
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, (int, bool))
-    return int(value) if is_integer else value
+    is_numpys = isinstance(value, numbers.Integral) and not isinstance(value, int)
+    return int(value) if is_numpys and _is_number(value) else value
 
 
 def _describe(path: Any) -> str:

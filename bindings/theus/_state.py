@@ -12,9 +12,17 @@ if TYPE_CHECKING:
     from theus._engine import Engine
     from theus.errors import Path
 
-    Change = Literal["added", "replaced", "removed"]
+    _Change = Literal["added", "replaced", "removed"]
 
-_REVERSED: dict[str, Change] = {"added": "removed", "removed": "added", "replaced": "replaced"}
+_forget_leaves = _theus.forget_leaves
+_REVERSED: dict[str, _Change] = {"added": "removed", "removed": "added", "replaced": "replaced"}
+
+
+def items_of(changes: Any) -> list[tuple[Path, Any]]:
+    """What update() is given, as pairs of path and value."""
+    if not hasattr(changes, "items"):
+        raise TypeError(f"update() takes a dict {{path: value}}, not {type(changes).__name__}")
+    return list(changes.items())
 
 
 class State(Mapping[Any, Any]):
@@ -31,6 +39,9 @@ class State(Mapping[Any, Any]):
         self._engine = engine
         self._root: Any
         self._root, self._version = engine._state_root()
+
+    def __del__(self) -> None:
+        _forget_leaves(getattr(self, "_root", None))
 
     @property
     def version(self) -> int:
@@ -94,7 +105,7 @@ class State(Mapping[Any, Any]):
         result: dict[Any, Any] = _theus.plain(self._root)
         return result
 
-    def diff(self, other: State) -> dict[Path, Change]:
+    def diff(self, other: State) -> dict[Path, _Change]:
         """Returns what makes `other` of this State: {path: "added" | "replaced" | "removed"}.
 
         Found by versions, without looking at values: a leaf that was written counts as replaced,
@@ -141,7 +152,7 @@ class State(Mapping[Any, Any]):
             ...
             theus.errors.ConflictError: total was changed (version 2 > state 1); nothing was ...
         """
-        paths = [(_theus.parse_path(path), value) for path, value in changes.items()]
+        paths = [(_theus.parse_path(path), value) for path, value in items_of(changes)]
         self._engine.run(self._replace, paths)
         return State(self._engine)
 

@@ -1,53 +1,12 @@
-"""PyTorch: how tensors are pickled, and its functions on proxies of them."""
+"""PyTorch's functions on proxies of tensors."""
 
 from __future__ import annotations
 
-import copyreg
-import io
-import pickle
 import sys
-from collections import ChainMap
 from collections.abc import Callable
 from typing import Any
 
 from theus import _theus
-
-
-def dumps(value: Any, buffer_callback: Any) -> bytes:
-    """pickle.dumps(), with the elements of dense tensors in the CPU's memory out of band. (What
-    PyTorch itself writes has addresses inside and is never the same twice.)"""
-    torch = sys.modules["torch"]
-    file = io.BytesIO()
-    pickler = pickle.Pickler(file, 5, buffer_callback=buffer_callback)
-    if hasattr(torch, "Tensor"):  # not while it is being imported
-        reducers = {torch.Tensor: _reduce}
-        pickler.dispatch_table = ChainMap[Any, Any](reducers, copyreg.dispatch_table)
-    pickler.dump(value)
-    return file.getvalue()
-
-
-def _reduce(tensor: Any) -> Any:
-    torch = sys.modules["torch"]
-    dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
-    if not dense or not tensor.is_leaf or tensor.is_quantized or tensor.is_conj() or vars(tensor):
-        return tensor.__reduce_ex__(5)
-    bits = tensor.detach().contiguous().reshape(-1)
-    if bits.is_neg() or not bits.numel():
-        return tensor.__reduce_ex__(5)
-    contents = pickle.PickleBuffer(bits.view(torch.uint8).numpy())
-    return restore, (contents, tensor.dtype, tuple(tensor.shape), tensor.requires_grad)
-
-
-def restore(contents: Any, dtype: Any, shape: tuple[int, ...], requires_grad: bool) -> Any:
-    """A private tensor, always, as PyTorch has no read-only ones: nothing of a large one is copied
-    before it is written to."""
-    import torch
-
-    view = memoryview(contents)
-    if view.readonly:
-        contents = _theus.private_view(view) or bytearray(view)
-    tensor = torch.frombuffer(contents, dtype=dtype).reshape(shape)
-    return tensor.requires_grad_(requires_grad)
 
 
 def shares_memory(value: Any, others: Any) -> bool | None:
@@ -67,34 +26,36 @@ def torch_function(
     named: dict[str, Any] | None = None,
 ) -> Any:
     """Calls it on the real, private tensors; what that changes is found at commit, or refused."""
-    from theus._leaf_run import run
-
     named = named or {}
     proxies: list[Any] = []
     _collect([args, named], proxies)
-    real: dict[int, Any] = {}
+    return _call(function, args, named, proxies, {})
 
-    def call(number: int) -> Any:
-        if number == len(proxies):
-            return function(*_replace(args, real), **_replace(named, real))
-        proxy = proxies[number]
-        leaf, target = _theus.parts(proxy)
-        if leaf is None:
-            raise TypeError("a mapping of the state is no tensor; use theus.plain(...)")
-        leaf.check()
 
-        def with_real(obj: Any) -> Any:
-            real[id(proxy)] = obj
-            return call(number + 1)
+def _call(
+    function: Callable[..., Any], args: Any, named: Any, proxies: list[Any], real: dict[int, Any]
+) -> Any:
+    """With the tensors behind the first proxies in `real` already."""
+    from theus._leaf_run import run
 
-        return run(proxy, leaf, target, with_real)
+    if len(real) == len(proxies):
+        return function(*_replace(args, real), **_replace(named, real))
+    proxy = proxies[len(real)]
+    leaf, target = _theus.parts(proxy)
+    if leaf is None:
+        raise TypeError("a mapping of the state is no tensor; use theus.plain(...)")
+    leaf.check()
 
-    return call(0)
+    def with_real(obj: Any) -> Any:
+        return _call(function, args, named, proxies, {**real, id(proxy): obj})
+
+    return run(proxy, leaf, target, with_real)
 
 
 def _collect(value: Any, found: list[Any]) -> None:
     if _theus.is_proxy(value):
-        found.append(value)
+        if not any(value is known for known in found):
+            found.append(value)
     elif type(value) in (list, tuple, dict):
         for item in value.values() if type(value) is dict else value:
             _collect(item, found)

@@ -29,7 +29,16 @@ def operate(name: str, left: Any, right: Any) -> Any:
 def compare(name: str, view: Any, other: Any) -> Any:
     if not isinstance(other, collections.abc.Set):
         return NotImplemented
-    return getattr(operator, name)(set(view), set(other))
+    if name in ("eq", "ne"):
+        return (len(view) == len(other) and _all_in(view, other)) == (name == "eq")
+    small, large = (view, other) if name in ("le", "lt") else (other, view)
+    if len(small) > len(large) or (name in ("lt", "gt") and len(small) == len(large)):
+        return False
+    return _all_in(small, large)
+
+
+def _all_in(items: Any, others: Any) -> bool:
+    return all(item in others for item in items)
 
 
 def represent(view: Any) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +53,7 @@ class Account:
     __hash__ = None
 
 
-class Callable:
+class Called:
     def __init__(self):
         self.calls = 0
 
@@ -211,3 +216,151 @@ def test_errors_in_array_operations_change_nothing(arrays):
             ctx.w.resize(50)
 
     assert not change(arrays, body)
+
+
+# ------------------------------------------------------------------------- views of arrays
+
+
+def written(engine: theus.Engine, before: Any, change: Callable[[Any], Any]) -> list[Any]:
+    """What is committed, and what NumPy alone makes of it."""
+    engine.write("x", before)
+    with engine.transaction() as ctx:
+        change(ctx)
+    plain = types.SimpleNamespace(x=before.copy(order="K"))
+    change(plain)
+    return [engine.read("x").tolist(), plain.x.tolist()]
+
+
+def reshaped_meanwhile(ctx: Any) -> None:
+    row = ctx.x[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ctx.x.shape = (2, 6)
+    row[:] = 0
+
+
+def trimmed(ctx: Any) -> None:
+    view = np.trim_zeros(ctx.x)
+    view[0] = 0
+    view[1] = 7
+
+
+def split_by_an_array(ctx: Any) -> None:
+    where = np.array([2])
+    first, _ = np.split(ctx.x, where)
+    where[0] = 4
+    first[:] = 1
+
+
+def diagonal_by_einsum(ctx: Any) -> None:
+    np.einsum("ii->i", ctx.x[:2, :2])[:] = 1
+
+
+def views_before_and_behind_a_write(ctx: Any) -> None:
+    before = ctx.x[::-1]
+    ctx.x[0] = 9
+    behind = before[1:]
+    before[0] = 5
+    behind[-1] += 1
+
+
+def transposed(ctx: Any) -> None:
+    part = ctx.x.T[1:, ::2]
+    part += 10
+    part.T[0] = -1
+
+
+def nothing_in_it(ctx: Any) -> None:
+    part = ctx.x[5:5]
+    part[:] = 1
+    ctx.x[0] = 2
+    part += 1
+
+
+VIEWS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
+    (lambda: np.arange(12.0).reshape(3, 4), reshaped_meanwhile),
+    (lambda: np.array([0, 1, 2, 3, 0]), trimmed),
+    (lambda: np.arange(10), split_by_an_array),
+    (lambda: np.arange(6.0).reshape(2, 3), diagonal_by_einsum),
+    (lambda: np.arange(6), views_before_and_behind_a_write),
+    (lambda: np.arange(12).reshape(3, 4), transposed),
+    (lambda: np.asfortranarray(np.arange(12).reshape(3, 4)), transposed),
+    (lambda: np.arange(12).reshape(3, 4).astype("M8[s]").view("i8"), transposed),
+    (lambda: np.arange(20_000.0).reshape(100, 200), transposed),
+    (lambda: np.arange(8), nothing_in_it),
+]
+
+
+@pytest.mark.parametrize(("make", "change"), VIEWS)
+def test_views_stay_where_they_are(make: Any, change: Any, engine: theus.Engine) -> None:
+    committed, expected = written(engine, make(), change)
+    assert committed == expected
+
+
+def test_dates_have_views_too(engine: theus.Engine) -> None:
+    engine.write("x", np.zeros(9, "M8[D]"))
+    with engine.transaction() as ctx:
+        part = ctx.x[2:4]
+        part[0] = np.datetime64("2020-01-01")
+    assert str(engine.read("x")[2]) == "2020-01-01"
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.diagonal(),
+        lambda x: np.diagonal(x)[1:],
+        lambda x: np.broadcast_to(x, (2, 3, 4)),
+        lambda x: np.lib.stride_tricks.sliding_window_view(x, 2, 0),
+    ],
+)
+def test_what_numpy_gives_read_only_is(view: Any, engine: theus.Engine) -> None:
+    engine.write("x", np.arange(12).reshape(3, 4))
+    with pytest.raises(ValueError, match="assignment destination is read-only"):
+        view(np.arange(12).reshape(3, 4))[0] = 1
+    for before in (False, True):
+        with engine.transaction() as ctx:
+            if before:
+                ctx.x[0, 0] = 0
+            with pytest.raises(ValueError, match="assignment destination is read-only"):
+                view(ctx.x)[0] = 1
+    assert engine.read("x").tolist() == np.arange(12).reshape(3, 4).tolist()
+
+
+def test_einsum_of_proxies(engine: theus.Engine) -> None:
+    plain = np.arange(6.0).reshape(2, 3)
+    engine.write("x", plain)
+    with engine.transaction() as ctx:
+        for formula in ("ij->i", "ij->j", "ij->", "ij->ji", "ij,kj", "ij,ij->ij"):
+            given = [ctx.x] * (formula.count(",") + 1)
+            expected = np.einsum(formula, *[plain] * len(given))
+            assert np.asarray(np.einsum(formula, *given)).tolist() == expected.tolist()
+            out = np.zeros_like(expected)
+            assert np.einsum(formula, *given, out=out) is out
+            assert out.tolist() == expected.tolist()
+        np.einsum("ij->ij", plain + 1, out=ctx.x)
+    assert engine.read("x").tolist() == (plain + 1).tolist()
+
+
+def test_what_cannot_be_converted_changes_nothing(engine: theus.Engine) -> None:
+    engine.write("x", np.arange(4))
+    with engine.transaction() as ctx:
+        with pytest.raises(ValueError, match="'x'"):
+            ctx.x[:] = ["1", "2", "x", "4"]
+        with pytest.raises(ValueError, match="broadcast"):
+            ctx.x[:] = [1, 2, 3]
+        ctx.y = 1
+    assert engine.read("x").tolist() == [0, 1, 2, 3]
+    engine.run(lambda ctx: ctx.x.__setitem__(slice(None), ["1", "2", "3", "4"]))
+    assert engine.read("x").tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy])
+def test_a_copy_belongs_to_the_caller(copying: Any, engine: theus.Engine) -> None:
+    engine.write("x", np.asfortranarray(np.arange(6).reshape(2, 3)))
+    with engine.transaction() as ctx:
+        mine = copying(ctx.x)
+        mine[0, 0] = 99
+        assert mine.flags.f_contiguous and ctx.x[0, 0] == 0
+    with engine.snapshot() as snap:
+        assert not snap.x.flags.writeable

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import theus
 from helpers import Worker, until, write
@@ -339,3 +342,84 @@ def test_another_process_fills_it(engine: theus.Engine, other: Worker) -> None:
     with engine.transaction() as ctx:
         ctx.arrays.clear()
     until(lambda: used(engine) < 32 * MEBIBYTE, meanwhile=touch(engine))
+
+
+# --- nothing waits for the garbage collector
+
+
+class Model:
+    def __init__(self) -> None:
+        self.weights = np.ones(MEBIBYTE // 8)
+
+    def get(self) -> np.ndarray:
+        return self.weights
+
+    def all(self) -> list[Any]:
+        return [self.weights, {"w": self.weights}]
+
+    def each(self) -> Iterator[Any]:
+        yield self.weights
+
+
+def loop(engine: theus.Engine, leave: bool) -> None:
+    for attempt in engine.attempts(2):
+        with attempt as ctx:
+            ctx.w[0] = 1
+        if leave:
+            return
+
+
+def failing(work: Callable[[], Any]) -> None:
+    with pytest.raises((theus.TheusError, ZeroDivisionError)):
+        work()
+
+
+USES: dict[str, Callable[[theus.Engine], Any]] = {
+    "a method": lambda e: e.state["model"].get(),
+    "a container of parts": lambda e: e.state["model"].all(),
+    "a generator": lambda e: next(iter(e.state["model"].each())),
+    "an attribute": lambda e: e.state["model"].weights[0],
+    "a frame": lambda e: e.state["frame"]["a"].sum(),
+    "a row of a frame": lambda e: e.state["frame"].loc[3],
+    "rows of a frame": lambda e: list(e.state["frame"].head(2).itertuples()),
+    "a frame in a transaction": lambda e: e.run(lambda ctx: ctx.frame["a"].sum()),
+    "a write to a frame": lambda e: e.run(lambda ctx: ctx.frame.loc.__setitem__((3, "a"), 4.0)),
+    "a part of an array": lambda e: e.run(lambda ctx: ctx.w[3:5].sum()),
+    "a write to a part": lambda e: e.run(lambda ctx: ctx.w.__setitem__(slice(3, 5), 7)),
+    "a part of a list": lambda e: e.run(lambda ctx: ctx.rows[0].__setitem__(0, 7)),
+    "a plain copy": lambda e: e.read("model"),
+    "a deep copy": lambda e: copy.deepcopy(e.state["model"]),
+    "a refused write": lambda e: failing(lambda: setattr(e.state["model"], "weights", 3)),
+    "an error": lambda e: failing(lambda: e.run(lambda ctx: [ctx.w.fill(1), 1 / 0])),
+    "attempts": lambda e: loop(e, leave=False),
+    "attempts that are left": lambda e: loop(e, leave=True),
+    "a difference": lambda e: e.state.diff(e.state),
+    "all of it": lambda e: e.state.to_dict(),
+    "a kept part of a state": lambda e: e.state["nested"]["model"].get(),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_what_was_used_is_let_go_at_once(name: str, engine: theus.Engine) -> None:
+    """No reference cycle keeps a pin until the collector comes by."""
+
+    def replace() -> None:
+        model = Model()
+        frame = pd.DataFrame({"a": np.ones(MEBIBYTE // 8)})
+        engine.update({"model": model, "frame": frame, "w": model.weights, "rows": [model.weights]})
+        engine.write("nested", {"model": model})
+
+    replace()
+    USES[name](engine)
+    gc.collect()
+    gc.disable()
+    try:
+        USES[name](engine)
+        engine.write("touched", 1)
+        stats = engine.stats()
+        assert stats["oldest_pin"] == stats["version"]
+        for _ in range(40):  # 5 MiB each, of 64
+            USES[name](engine)
+            replace()
+    finally:
+        gc.enable()

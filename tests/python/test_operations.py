@@ -11,6 +11,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import theus
 from helpers import Reporter, Worker
@@ -372,8 +373,9 @@ def test_nan(engine: theus.Engine) -> None:
     engine.run(lambda ctx: ctx.maximum("x", math.nan))
     assert engine.read("x") == 1
     engine.add("x", math.nan)
-    engine.run(lambda ctx: ctx.minimum("x", 0))
     assert math.isnan(engine.read("x"))
+    engine.run(lambda ctx: ctx.minimum("x", 0))
+    assert engine.read("x") == 0
 
 
 # ------------------------------------------------------------------------------ resolvers
@@ -518,3 +520,92 @@ def test_a_resolver_does_not_make_mappings(
         conflict_of(engine, rival)
     conflict_of(engine, rival)
     assert theus.plain(engine.read("x")) == {"a": 1}
+
+
+# ------------------------------------------------------------------------------ kinds of values
+
+
+@pytest.mark.parametrize("name", ["add", "maximum", "minimum"])
+@pytest.mark.parametrize(
+    ("value", "operand"),
+    [
+        (pd.Index([1, 2]), pd.Index([10, 20])),
+        (pd.Series([1, 2]), pd.Series([10, 20])),
+        (np.bool_(False), np.bool_(True)),
+        (np.str_("a"), np.str_("b")),
+        (np.timedelta64(5, "ns"), np.timedelta64(5, "ns")),
+        (np.zeros(2), [1, 2]),
+        (np.zeros(2), 1),
+        (1, np.zeros(2)),
+        (True, 1),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_combined_is_refused_at_the_call(
+    name: str, value: Any, operand: Any, engine: theus.Engine
+) -> None:
+    engine.write("x", value)
+    with engine.transaction() as ctx, pytest.raises(TypeError, match="x holds .* the operand is"):
+        getattr(ctx, name)("x", operand)
+    assert str(engine.read("x")) == str(value)
+
+
+@pytest.mark.parametrize("operand", [np.bool_(True), np.timedelta64(5, "ns"), "a", True])
+def test_what_is_no_number_does_not_begin_one(operand: Any, engine: theus.Engine) -> None:
+    with engine.transaction() as ctx, pytest.raises(TypeError, match="x holds nothing"):
+        ctx.add("x", operand)
+    assert "x" not in engine.state
+
+
+@pytest.mark.parametrize("look", [False, True])
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_nan_gives_way_whatever_the_order(
+    look: bool, meanwhile: bool, engine: theus.Engine, rival: theus.Engine
+) -> None:
+    engine.update({"high": 0.0, "low": 0.0})
+    with engine.transaction() as ctx:
+        for operand in (math.nan, 5.0, math.nan):
+            ctx.maximum("high", operand)
+            ctx.minimum("low", -operand)
+            ctx.maximum("new", operand)
+        if meanwhile and not look:
+            rival.add("high", 1)
+            rival.add("low", -1)
+        if look:
+            assert (ctx.high, ctx.low, ctx.new) == (5.0, -5.0, 5.0)
+    assert engine.state.to_dict() == {"high": 5.0, "low": -5.0, "new": 5.0}
+
+
+def test_ints_and_floats_are_added_one_by_one(engine: theus.Engine, rival: theus.Engine) -> None:
+    """Together the operands would be rounded: -2**63 + 1.5 is -2**63."""
+    engine.write("x", 2**62)
+    with engine.transaction() as ctx:
+        ctx.add("x", -(2**63))
+        ctx.add("x", 1.5)
+        ctx.add("x", 1.5)
+        rival.run(lambda other: other.maximum("x", 2**63 - 1))
+    assert engine.read("x") == 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "operand", "after"),
+    [
+        ("add", Decimal("1.5"), 1.5),
+        ("maximum", 5, 1j),
+        ("add", 2**1025, 1.5),
+        ("add", np.full(2, 0.5), np.zeros(2, int)),
+    ],
+)
+def test_a_number_of_another_type_meanwhile_is_a_conflict(
+    name: str, operand: Any, after: Any, engine: theus.Engine, rival: theus.Engine
+) -> None:
+    with pytest.raises(theus.ConflictError, match="x was changed"), engine.transaction() as ctx:
+        getattr(ctx, name)("x", operand)
+        rival.write("x", after)
+    assert str(engine.read("x")) == str(after)
+
+
+@pytest.mark.parametrize("cls", [int, float, str, bytes, bool, type(None)])
+def test_resolvers_are_for_classes(cls: type) -> None:
+    with pytest.raises(TypeError, match=f"values of type {cls.__name__}"):
+        theus.resolver(cls)

@@ -122,7 +122,7 @@ IN_THE_BODY: dict[str, Callable[[Any], Any]] = {
     "value": lambda ctx: ctx.deep.er.value,
     "value.setter": lambda ctx: setattr(ctx.deep.er, "value", 5),
     "method": lambda ctx: ctx.deep.er.method(),
-    "__reduce__": lambda ctx: theus.plain(ctx.deep.er.items and ctx.deep.er),
+    "__reduce__": lambda ctx: theus.plain((ctx.deep.er.method(), ctx.deep.er)[1]),
     "__getstate__": lambda ctx: ctx.write("deep.new", Touchy()),
 }
 
