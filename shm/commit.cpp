@@ -173,10 +173,11 @@ void Committer::change_keys(std::uint32_t node_unit, int by) {
   NodeRecord& node = tables_.node(node_unit);
   const std::uint64_t count =
       node.count.load(std::memory_order_relaxed) + static_cast<std::uint64_t>(by);
+  if (node.structure_version.load(std::memory_order_relaxed) != version_) {
+    tables_.journal.set(node.structure_version, version_);
+    ring_.note(Link(node.cell.generation.load(std::memory_order_relaxed), node_unit));
+  }
   tables_.journal.set_often(node.count, count);
-  if (node.structure_version.load(std::memory_order_relaxed) == version_) return;
-  tables_.journal.set(node.structure_version, version_);
-  ring_.note(Link(node.cell.generation.load(std::memory_order_relaxed), node_unit));
 }
 
 Committer::Applied Committer::apply(wire::Operation::Reader operation, std::uint64_t* winner) {
@@ -313,6 +314,8 @@ Committer::Applied Committer::insert(std::uint32_t node_unit, wire::Operation::R
   VersionRecord& record = tables_.record(record_link.unit());
   if (operation.getFold() != wire::Operation::Fold::NONE) fill(record, nullptr, operation);
   record.prev.store(0, std::memory_order_release);
+  // Before the key gets its place: who iterates comes to it by that at once, and must not see it.
+  record.version.store(version_, std::memory_order_release);
   key.head.store(record_link.raw, std::memory_order_release);
   key.retained_next.store(0, std::memory_order_release);
   const std::uint32_t spare = linker_.usable_spare(Link(operation.getSpareChunk()));

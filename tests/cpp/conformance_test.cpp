@@ -20,9 +20,7 @@ using Status = CommitResult::Status;
 
 class Conformance : public ::testing::TestWithParam<Kind> {
  protected:
-  void SetUp() override {
-    session = world.attach();
-  }
+  void SetUp() override { session = world.attach(); }
   void TearDown() override { session.reset(); }
 
   World world;
@@ -191,6 +189,30 @@ TEST_P(Conformance, DeletesAndReinsertsUnderSnapshots) {
   EXPECT_EQ(snapshot.size(read(snapshot, {"m"}).node), 0u);
 }
 
+TEST_P(Conformance, IterationsAndCountsShowNothingOfACommitUnderWay) {
+  constexpr int kRounds = 1500, kBatch = 20;
+  commit(*session, [](Transaction& t) { t.put_mapping(at(t, {"m"})); });
+  run_workers(world, GetParam(), 4, [](Session& s, int w) {
+    for (int round = 0; round < kRounds; ++round) {
+      if (w < 2) {
+        // New keys each time: their records are those that no version has seen yet.
+        const std::string prefix = std::to_string(w) + "-" + std::to_string(round / 2) + "-";
+        commit(s, [&](Transaction& t) {
+          for (int i = 0; i < kBatch; ++i) {
+            Entry* entry = at(t, {"m", prefix + std::to_string(i)});
+            round % 2 == 0 ? t.put_int(entry, i) : static_cast<void>(t.erase(entry));
+          }
+        });
+        continue;
+      }
+      Snapshot snapshot(s);
+      const auto names = keys(snapshot, {"m"});
+      ASSERT_EQ(names.size() % kBatch, 0u);
+      ASSERT_EQ(snapshot.size(read(snapshot, {"m"}).node), names.size());
+    }
+  });
+}
+
 TEST_P(Conformance, LargeNewMappingsAreLinkedPieceByPiece) {
   constexpr int kKeys = 5000;
   auto build = [](Transaction& t) {
@@ -320,8 +342,7 @@ TEST_P(Conformance, ALongTransactionAmongShortOnesIsGivenItsTurn) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Workers, Conformance,
-                         ::testing::Values(Kind::kThreads, Kind::kProcesses),
+INSTANTIATE_TEST_SUITE_P(Workers, Conformance, ::testing::Values(Kind::kThreads, Kind::kProcesses),
                          [](const auto& param_info) { return name_of(param_info.param); });
 
 }  // namespace

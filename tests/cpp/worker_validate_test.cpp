@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <vector>
@@ -396,6 +397,24 @@ TEST_F(WorkerValidate, AStepUnderWayIsJudgedByWhatBecomesOfIt) {
   }
   // The version found in place hides one that did come to be.
   EXPECT_EQ(attempt(2, false, "hidden"), Status::kConflict);
+}
+
+// A reader takes a count for its own if the version beside it is old: so the version is stored
+// first. The journal keeps the order of a step's stores.
+TEST_F(WorkerValidate, ACountIsStoredAfterTheVersionItBelongsTo) {
+  commit(*other, [](Transaction& t) { t.put_int(at(t, {"m", "another"}), 1); });
+  Snapshot snapshot(*reader);
+  const std::uint64_t node_at = shm::Link(read(snapshot, {"m"}).node).offset();
+  const auto stored_at = [&](std::size_t field) {
+    const shm::JournalEntry* entries = world.space().header().journal_entries;
+    const auto* found = std::find_if(entries, entries + 100, [&](const shm::JournalEntry& entry) {
+      return entry.place.load() == node_at + field;
+    });
+    return found - entries;
+  };
+  EXPECT_LT(stored_at(offsetof(shm::NodeRecord, structure_version)),
+            stored_at(offsetof(shm::NodeRecord, count)));
+  EXPECT_LT(stored_at(offsetof(shm::NodeRecord, count)), 100);
 }
 
 TEST_F(WorkerValidate, ACountOfAStepThatIsBeingUndoneIsNotBelieved) {
