@@ -164,7 +164,9 @@ PyObject* refuse_copy(PyObject*, PyObject*) {
 }
 
 PyObject* reversed_method(PyObject* self, PyObject*) {
-  return guarded([&] { return reversed_keys(self).release(); });
+  return guarded([&] {
+    return make_node_iterator(self, IteratorMode::kKeys, worker::Order::kBackward).release();
+  });
 }
 
 PyObject* directory_method(PyObject* self, PyObject*) {

@@ -211,7 +211,7 @@ Py_ssize_t size(const Node& node) {
 
 bool is_empty(const Node& node) {
   return node.writable() ? transaction_of(node.context).empty(node.mapping)
-                         : snapshot_of(node.context).size(node.id) == 0;
+                         : snapshot_of(node.context).empty(node.id);
 }
 
 void clear(const Node& node) {
@@ -362,12 +362,11 @@ Ref peek_keys(const Node& node, Py_ssize_t limit) {
 
 // ------------------------------------------------------------------------------ iteration
 
-NodeIterator::NodeIterator(const Node& node) {
+NodeIterator::NodeIterator(const Node& node, worker::Order order) {
   if (node.writable()) {
-    cursor_ = transaction_of(node.context).iterate(node.mapping);
-    cursor_.resizes = node.mapping->resizes;
+    cursor_ = transaction_of(node.context).iterate(node.mapping, order);
   } else {
-    snapshot_cursor_ = snapshot_of(node.context).iterate(node.id);
+    snapshot_cursor_ = snapshot_of(node.context).iterate(node.id, order);
   }
 }
 

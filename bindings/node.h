@@ -61,10 +61,11 @@ void check_writable(const Node& node, PyObject* key = nullptr);
 
 [[noreturn]] void raise_missing(const Node& node, PyObject* key, bool as_attribute);
 
-// Iteration in insertion order. Throws RuntimeError when the program resizes the node meanwhile.
+// Iteration in insertion order, or from the end. Throws RuntimeError when the program resizes the
+// node meanwhile.
 class NodeIterator {
  public:
-  explicit NodeIterator(const Node& node);
+  explicit NodeIterator(const Node& node, worker::Order order = worker::Order::kForward);
   // False: the end. In a transaction the key enters the read set, the value does not.
   bool next(const Node& node);
   Ref key() const;

@@ -255,7 +255,9 @@ PyObject* iterate(PyObject* self) {
 
 PyObject* iterate_reversed(PyObject* self, PyObject*) {
   return guarded([&] {
-    if (!is_leaf(self)) return reversed_keys(self).release();
+    if (!is_leaf(self)) {
+      return make_node_iterator(self, IteratorMode::kKeys, worker::Order::kBackward).release();
+    }
     return on_leaf(LeafOperation::kReversed, self).release();
   });
 }

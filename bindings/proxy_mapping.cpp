@@ -57,10 +57,9 @@ PyObject* popitem_method(PyObject* self, PyObject*) {
   return guarded([&] {
     Node node = node_of(self);
     check_writable(node);
-    NodeIterator iterator(node);
-    Ref last;
-    while (iterator.next(node)) last = iterator.key();
-    if (!last) raise(PyExc_KeyError, "popitem(): the mapping is empty");
+    NodeIterator iterator(node, worker::Order::kBackward);
+    if (!iterator.next(node)) raise(PyExc_KeyError, "popitem(): the mapping is empty");
+    Ref last = iterator.key();
     Ref value = take_out(node, last.get());
     return Ref::check(PyTuple_Pack(2, last.get(), value.get())).release();
   });
@@ -135,7 +134,7 @@ PyMethodDef node_methods[] = {
     {"pop", fast(pop_method), METH_FASTCALL,
      "Removes key and returns its value as plain objects, or default, or raises KeyError."},
     {"popitem", popitem_method, METH_NOARGS,
-     "Removes the last item and returns it as (key, plain value). Walks the whole mapping."},
+     "Removes the last item and returns it as (key, plain value)."},
     {"setdefault", fast(setdefault_method), METH_FASTCALL,
      "Returns the value of key, after setting it to default if there was none."},
     {"update", named(update_method), METH_VARARGS | METH_KEYWORDS,

@@ -113,9 +113,8 @@ int view_contains(PyObject* self, PyObject* wanted) {
 
 PyObject* view_reversed(PyObject* self, PyObject*) {
   return guarded([&] {
-    Ref list = Ref::check(PySequence_List(self));
-    check(PyList_Reverse(list.get()));
-    return Ref::check(PyObject_GetIter(list.get())).release();
+    return make_node_iterator(as_view(self)->owner, as_view(self)->mode, worker::Order::kBackward)
+        .release();
   });
 }
 
@@ -224,8 +223,8 @@ void make_view_types(PyObject* module) {
   }
 }
 
-Ref make_node_iterator(PyObject* owner, IteratorMode mode) {
-  NodeIterator state(node_of(owner));
+Ref make_node_iterator(PyObject* owner, IteratorMode mode, worker::Order order) {
+  NodeIterator state(node_of(owner), order);
   IteratorObject* iterator = free_iterators.take(iterator_type);
   new (iterator->state) NodeIterator(state);
   iterator->mode = mode;
@@ -244,13 +243,6 @@ Ref make_view(PyObject* owner, IteratorMode mode) {
   view->mode = mode;
   PyObject_GC_Track(reinterpret_cast<PyObject*>(view));
   return Ref::steal(reinterpret_cast<PyObject*>(view));
-}
-
-Ref reversed_keys(PyObject* owner) {
-  Ref iterator = make_node_iterator(owner, IteratorMode::kKeys);
-  Ref list = Ref::check(PySequence_List(iterator.get()));
-  check(PyList_Reverse(list.get()));
-  return Ref::check(PyObject_GetIter(list.get()));
 }
 
 Ref node_directory(PyObject* owner) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bindings/ref.h"
+#include "worker/transaction.h"
 
 namespace theus::bindings {
 
@@ -10,11 +11,10 @@ enum class IteratorMode : unsigned char { kKeys, kValues, kItems };
 void make_view_types(PyObject* module);
 
 // `owner` is a context or a node proxy. Throw PythonError.
-Ref make_node_iterator(PyObject* owner, IteratorMode mode);
+Ref make_node_iterator(PyObject* owner, IteratorMode mode,
+                       worker::Order order = worker::Order::kForward);
 Ref make_view(PyObject* owner, IteratorMode mode);
 bool is_view(PyObject* object);
-// The keys from last to first; depends on all of them.
-Ref reversed_keys(PyObject* owner);
 // dir() of a node: its methods and the keys that can be reached by attribute.
 Ref node_directory(PyObject* owner);
 

@@ -28,7 +28,7 @@ struct Delta {
 # One per leaf that is read, one per binding on the way to it.
 struct Check {
   subject @0 :UInt64;        # key: Link of the KeyRecord; otherwise Link of the NodeRecord
-  seen @1 :UInt64;           # key: version seen; emptiness: 1 if it was empty
+  seen @1 :UInt64;           # key: version seen; emptiness: 1 if it was empty; place
   kind @2 :Kind;
   enum Kind {
     key @0;                  # the newest version of the key is `seen`, and alive
@@ -36,6 +36,7 @@ struct Check {
     emptiness @2;            # the node is empty, or not, as it was
     present @3;              # the key is there, whatever its value; `seen`: 0, or its place in the
                              # order (unit of the chunk << 32 | place + 1)
+    last @4;                 # the last entry of the node is the one at that place: `seen`, as above
   }
 }
 

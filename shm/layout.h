@@ -110,7 +110,7 @@ struct NodeRecord {
   Word below_version;      // newest commit that wrote anything at or below an entry of this node
   Word count;              // live entries at the newest version
   Word first_chunk;        // Link of the first order chunk
-  HalfWord last_chunk;     // unit of the last order chunk (arbiter only), 0: none
+  HalfWord last_chunk;     // unit of the last order chunk, 0: none. Readers: last_chunk()
   HalfWord dead_next;      // unit of the next node in the dead queue or a nursery (arbiter only)
   Word unlinked;           // prelinking: Link of the first chunk that is not linked yet
 };
@@ -121,7 +121,7 @@ static_assert(sizeof(NodeRecord) == 64);
 struct OrderChunk {
   CellHeader cell;
   Word next;       // Link
-  HalfWord prev;   // unit (arbiter only)
+  HalfWord prev;   // unit, 0: the first. Readers: chunk_before()
   HalfWord shape;  // capacity << 16 | used << 8 | live
   Word place[5];   // 5, 13 or 29 by cell class: use places()
 

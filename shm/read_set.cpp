@@ -26,6 +26,7 @@ std::uint32_t lower_bound(std::uint32_t size, std::uint64_t wanted, Number numbe
 
 Decision ReadSet::check(wire::Delta::Reader delta, std::uint64_t clock) {
   snapshot_ = delta.getSnapshot();
+  places_left_ = kPlacesPerDelta;
   std::uint32_t index = 0;
   std::uint64_t winner = 0;
   for (const auto check : delta.getChecks()) {
@@ -119,7 +120,38 @@ bool ReadSet::holds(wire::Check::Reader check, std::uint64_t* winner) const {
     const bool empty = node->count.load(std::memory_order_relaxed) == 0;
     return empty == (check.getSeen() != 0);
   }
-  return *winner <= snapshot_;
+  if (*winner <= snapshot_) return true;
+  return kind == wire::Check::Kind::LAST && is_last(*node, check.getSeen());
+}
+
+// Whether the last live entry of the node stands at `place`. No, if that takes too long to find
+// out. Read as readers do it: a node that is still being linked in advance may name anything.
+bool ReadSet::is_last(const NodeRecord& node, std::uint64_t place) const {
+  const Space& space = tables_.space;
+  Link chunk;
+  bool good = last_chunk(space, node, &chunk);
+  while (good && chunk) {
+    SeenPlace seen;
+    if (!read_place(space, chunk, 0, &seen)) return false;
+    for (std::uint32_t at = seen.shape.used; at-- > 0;) {
+      if (places_left_ == 0) return false;
+      --places_left_;
+      if (!read_place(space, chunk, at, &seen)) return false;
+      const auto* key = seen.key ? space.cell<KeyRecord>(seen.key) : nullptr;
+      SeenRecord record;
+      if (key == nullptr ||
+          newest(space, Link(key->head.load(std::memory_order_acquire)), &record) !=
+              Seen::kVisible ||
+          record.died_at != 0 || record.chunk != chunk.unit() || record.shape.place != at) {
+        continue;  // nothing, dead, or deleted here and inserted again further on
+      }
+      return (std::uint64_t{chunk.unit()} << 32 | (at + 1u)) == place;
+    }
+    if (places_left_ == 0) return false;
+    --places_left_;  // for a chunk without any
+    good = chunk_before(space, chunk, &chunk);
+  }
+  return false;
 }
 
 bool ReadSet::holds(wire::Absence::Reader absence, std::uint64_t* winner) const {

@@ -30,6 +30,8 @@ inline constexpr std::uint64_t kRingWalk = 512;  // entries; then on to the end 
 // Checks of one subject, and absences of one sort word: a key can be read in two ways, and hashes
 // can collide. No honest delta has more; the bound keeps a hostile one from a long hold.
 inline constexpr std::uint32_t kAlikeMax = 4;
+// Places of dead entries, at the ends of mappings, that are passed for one delta.
+inline constexpr std::uint32_t kPlacesPerDelta = 1024;
 
 class ReadSet {
  public:
@@ -43,12 +45,14 @@ class ReadSet {
 
  private:
   bool holds(wire::Check::Reader check, std::uint64_t* winner) const;
+  bool is_last(const NodeRecord& node, std::uint64_t place) const;
   bool holds(wire::Absence::Reader absence, std::uint64_t* winner) const;
   Decision check_written_since(wire::Delta::Reader delta, std::uint64_t clock) const;
 
   const Tables& tables_;
   const WriteRing& ring_;
   std::uint64_t snapshot_ = 0;
+  mutable std::uint32_t places_left_ = 0;  // to be looked at for this delta by is_last()
 };
 
 }  // namespace theus::shm

@@ -6,6 +6,18 @@ namespace {
 // Longer than any chain that pins and the reclaimer's pace allow.
 constexpr std::uint64_t kChainMax = 1ull << 24;
 
+// The chunk that `unit_word` names, with the generation it had while the word named it. False: the
+// word has changed.
+bool chunk_named_by(const Space& space, const HalfWord& unit_word, Link* named) {
+  const std::uint32_t unit = unit_word.load(std::memory_order_acquire);
+  *named = Link();
+  if (unit == 0) return true;
+  const auto* chunk = space.cell<OrderChunk>(Link(0, unit));
+  if (chunk == nullptr) return false;
+  *named = Link(chunk->cell.generation.load(std::memory_order_acquire), unit);
+  return unit_word.load(std::memory_order_acquire) == unit;
+}
+
 // False: the cell is not (or no longer) the one that `link` names.
 bool read_record(const Space& space, Link link, SeenRecord* seen, Link* prev) {
   const auto* record = space.cell<VersionRecord>(link);
@@ -56,6 +68,20 @@ bool read_place(const Space& space, Link link, std::uint32_t place, SeenPlace* s
     seen->key = Link(chunk->places()[place].load(std::memory_order_acquire));
   }
   return chunk->cell.generation.load(std::memory_order_acquire) == link.generation();
+}
+
+bool last_chunk(const Space& space, const NodeRecord& node, Link* last) {
+  return chunk_named_by(space, node.last_chunk, last);
+}
+
+bool chunk_before(const Space& space, Link link, Link* before) {
+  const auto* chunk = space.cell<OrderChunk>(link);
+  if (chunk == nullptr || !chunk_named_by(space, chunk->prev, before)) return false;
+  // A chunk that has left the order goes on naming the one that was before it, though that may have
+  // left as well since, and be another node's by now. Its state first: a cell that is linked anew
+  // has its new generation before that.
+  return chunk->cell.state.load(std::memory_order_acquire) == kCellLinked &&
+         chunk->cell.generation.load(std::memory_order_acquire) == link.generation();
 }
 
 }  // namespace theus::shm

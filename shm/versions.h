@@ -75,4 +75,10 @@ struct SeenPlace {
 };
 bool read_place(const Space& space, Link chunk, std::uint32_t place, SeenPlace* seen);
 
+// The last chunk of a node's order, and the one before `chunk`; null: there is none. They are named
+// by their unit alone, so each is read twice, with the generation in between. False: it has changed
+// meanwhile, or `chunk` is no longer in the order: start again from a chunk that is.
+bool last_chunk(const Space& space, const NodeRecord& node, Link* last);
+bool chunk_before(const Space& space, Link chunk, Link* before);
+
 }  // namespace theus::shm

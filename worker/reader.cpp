@@ -24,8 +24,7 @@ constexpr std::uint32_t kRestartsMax = 1u << 20;
 }  // namespace
 
 KeyView key_of(const KeyRecord& record) {
-  const shm::KeyShape shape =
-      shm::KeyShape::unpack(record.shape.load(std::memory_order_acquire));
+  const shm::KeyShape shape = shm::KeyShape::unpack(record.shape.load(std::memory_order_acquire));
   return KeyView(reinterpret_cast<const char*>(&record.key[0]), shape.size, shape.compared);
 }
 
@@ -42,8 +41,7 @@ Found lookup(const Space& space, std::uint64_t node, KeyView key, std::uint64_t 
     result.key_link = found.link;
     const Link head(found.record->head.load(std::memory_order_acquire));
     // The head is this key's only if the cell is still this key's.
-    if (found.record->cell.generation.load(std::memory_order_acquire) !=
-        found.link.generation()) {
+    if (found.record->cell.generation.load(std::memory_order_acquire) != found.link.generation()) {
       continue;
     }
     const Seen seen = shm::visible_at(space, head, version, &result.seen);
@@ -116,64 +114,106 @@ Value value_of(const Space& space, const SeenRecord& seen) {
   damaged("a record of unknown kind");
 }
 
-bool next_entry(const Space& space, std::uint64_t version, Snapshot::Cursor& cursor,
-                Found* found) {
+namespace {
+
+const NodeRecord& node_at(const Space& space, std::uint64_t node_id) {
+  const auto* node = space.cell<NodeRecord>(Link(node_id));
+  if (node == nullptr) damaged("a mapping node lies outside");
+  return *node;
+}
+
+// The entry at a place, if the version sees one there.
+Seen entry_at(const Space& space, std::uint64_t version, Link chunk, std::uint32_t place,
+              Link key_link, Found* found) {
+  const auto* key = space.cell<KeyRecord>(key_link);
+  // Outside: a place that is being taken back showed what was there before.
+  if (key == nullptr) return Seen::kAgain;
+  const Link head(key->head.load(std::memory_order_acquire));
+  // Otherwise the key has gone since the place was read.
+  if (key->cell.generation.load(std::memory_order_acquire) != key_link.generation()) {
+    return Seen::kAgain;
+  }
+  SeenRecord record;
+  const Seen how = shm::visible_at(space, head, version, &record);
+  if (how != Seen::kVisible) return how;
+  if (record.chunk != chunk.unit() || record.shape.place != place) return Seen::kAbsent;
+  *found = {key_link, key, true, record};
+  return Seen::kVisible;
+}
+
+// kAbsent: the end.
+Seen walk_on(const Space& space, std::uint64_t version, Snapshot::Cursor& cursor, Found* found) {
+  Link chunk(cursor.chunk);
+  std::uint32_t place = cursor.place;
+  if (!chunk) {
+    chunk = Link(node_at(space, cursor.node).first_chunk.load(std::memory_order_acquire));
+    place = 0;
+  }
+  while (chunk) {
+    SeenPlace seen;
+    if (!shm::read_place(space, chunk, place, &seen)) return Seen::kAgain;
+    if (place >= seen.shape.used) {
+      chunk = seen.next_chunk;
+      place = 0;
+      continue;
+    }
+    ++cursor.looked;
+    if (seen.key) {
+      const Seen how = entry_at(space, version, chunk, place, seen.key, found);
+      if (how == Seen::kAgain) return how;
+      if (how == Seen::kVisible) {
+        cursor.chunk = chunk.raw;
+        cursor.place = place + 1;
+        return how;
+      }
+    }
+    ++place;
+  }
+  return Seen::kAbsent;
+}
+
+Seen walk_back(const Space& space, std::uint64_t version, Snapshot::Cursor& cursor, Found* found) {
+  Link chunk(cursor.chunk);
+  const bool resting = static_cast<bool>(chunk);
+  if (!resting && !shm::last_chunk(space, node_at(space, cursor.node), &chunk)) {
+    return Seen::kAgain;
+  }
+  std::uint32_t place = cursor.place;
+  for (bool from_rest = resting; chunk; from_rest = false) {
+    SeenPlace seen;
+    if (!from_rest) {
+      // What is entered behind these from now on, the version does not see.
+      if (!shm::read_place(space, chunk, 0, &seen)) return Seen::kAgain;
+      place = seen.shape.used;
+    }
+    while (place-- > 0) {
+      if (!shm::read_place(space, chunk, place, &seen)) return Seen::kAgain;
+      ++cursor.looked;
+      if (!seen.key) continue;
+      const Seen how = entry_at(space, version, chunk, place, seen.key, found);
+      if (how == Seen::kAgain) return how;
+      if (how == Seen::kVisible) {
+        cursor.chunk = chunk.raw;
+        cursor.place = place;
+        return how;
+      }
+    }
+    if (!shm::chunk_before(space, chunk, &chunk)) return Seen::kAgain;
+  }
+  return Seen::kAbsent;
+}
+
+}  // namespace
+
+bool next_entry(const Space& space, std::uint64_t version, Snapshot::Cursor& cursor, Found* found) {
   // The cursor rests on a chunk that holds an entry visible at `version` (or is at the start): the
   // pin keeps that entry, so the chunk stays what it is. Chunks between may go while we pass them;
   // then the walk goes on from the resting place again.
   for (std::uint32_t restart = 0; restart < kRestartsMax && !cursor.done; ++restart) {
-    Link chunk(cursor.chunk);
-    std::uint32_t place = cursor.place;
-    if (!chunk) {
-      const auto* node = space.cell<NodeRecord>(Link(cursor.node));
-      if (node == nullptr) damaged("a mapping node lies outside");
-      chunk = Link(node->first_chunk.load(std::memory_order_acquire));
-      place = 0;
-    }
-    bool again = false;
-    while (chunk && !again) {
-      SeenPlace seen;
-      if (!shm::read_place(space, chunk, place, &seen)) {
-        again = true;
-        break;
-      }
-      if (place >= seen.shape.used) {
-        chunk = seen.next_chunk;
-        place = 0;
-        continue;
-      }
-      if (!seen.key) {
-        ++place;
-        continue;
-      }
-      const auto* key = space.cell<KeyRecord>(seen.key);
-      if (key == nullptr) {
-        again = true;  // a place that is being taken back showed what was there before
-        break;
-      }
-      const Link head(key->head.load(std::memory_order_acquire));
-      if (key->cell.generation.load(std::memory_order_acquire) != seen.key.generation()) {
-        again = true;  // the key has gone since the place was read
-        break;
-      }
-      SeenRecord record;
-      const Seen how = shm::visible_at(space, head, version, &record);
-      if (how == Seen::kAgain) {
-        again = true;
-        break;
-      }
-      if (how == Seen::kVisible && record.chunk == chunk.unit() && record.shape.place == place) {
-        found->key = key;
-        found->key_link = seen.key;
-        found->visible = true;
-        found->seen = record;
-        cursor.chunk = chunk.raw;
-        cursor.place = place + 1;
-        return true;
-      }
-      ++place;
-    }
-    if (!again) cursor.done = true;
+    const Seen how = cursor.backward ? walk_back(space, version, cursor, found)
+                                     : walk_on(space, version, cursor, found);
+    if (how == Seen::kVisible) return true;
+    cursor.done = how == Seen::kAbsent;
   }
   if (!cursor.done) damaged("the order of a mapping does not settle");
   return false;
@@ -194,9 +234,8 @@ std::optional<std::uint64_t> settled_count(const Space& space, const NodeRecord&
 }
 
 std::uint64_t count_entries(const Space& space, std::uint64_t node_id, std::uint64_t version) {
-  const auto* node = space.cell<NodeRecord>(Link(node_id));
-  if (node == nullptr) damaged("a mapping node lies outside");
-  if (const auto count = settled_count(space, *node, version)) return *count;
+  const NodeRecord& node = node_at(space, node_id);
+  if (const auto count = settled_count(space, node, version)) return *count;
   Snapshot::Cursor cursor;
   cursor.node = node_id;
   std::uint64_t counted = 0;

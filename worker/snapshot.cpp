@@ -43,6 +43,12 @@ std::uint64_t Snapshot::size(std::uint64_t node) const {
   return count_entries(session_->space(), node, version_);
 }
 
+bool Snapshot::empty(std::uint64_t node) const {
+  Cursor cursor = iterate(node);
+  Found found;
+  return !next_entry(session_->space(), version_, cursor, &found);
+}
+
 std::uint64_t Snapshot::subtree_version(std::uint64_t node) const {
   require_open(open_);
   const auto* record = session_->space().cell<shm::NodeRecord>(shm::Link(node));
@@ -51,10 +57,11 @@ std::uint64_t Snapshot::subtree_version(std::uint64_t node) const {
   return below <= version_ ? below : kUnknownVersion;
 }
 
-Snapshot::Cursor Snapshot::iterate(std::uint64_t node) const {
+Snapshot::Cursor Snapshot::iterate(std::uint64_t node, Order order) const {
   require_open(open_);
   Cursor cursor;
   cursor.node = node;
+  cursor.backward = order == Order::kBackward;
   return cursor;
 }
 

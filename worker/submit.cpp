@@ -98,6 +98,10 @@ void plan_checks(const Transaction::State& s, Plan& plan) {
     if (mapping->node == 0) continue;
     if (mapping->read_structure) {
       plan.checks.push_back({mapping->node, 0, wire::Check::Kind::STRUCTURE, nullptr, mapping});
+    } else if (mapping->last_place != 0) {
+      // There is a last one, so it is not empty either.
+      plan.checks.push_back(
+          {mapping->node, mapping->last_place, wire::Check::Kind::LAST, nullptr, mapping});
     } else if (mapping->read_emptiness) {
       plan.checks.push_back(
           {mapping->node, mapping->seen_empty, wire::Check::Kind::EMPTINESS, nullptr, mapping});

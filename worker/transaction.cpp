@@ -179,8 +179,7 @@ Link Transaction::State::take_block(std::uint64_t bytes, bool aligned, char** da
   auto* block = in.space.writable_cell<shm::Block>(link.unit());
   block->shape.store(payload << 56 | bytes, std::memory_order_release);
   *data = reinterpret_cast<char*>(block) + payload;
-  *readable =
-      reinterpret_cast<const char*>(in.space.readable_base() + link.offset() + payload);
+  *readable = reinterpret_cast<const char*>(in.space.readable_base() + link.offset() + payload);
   return link;
 }
 
@@ -334,8 +333,7 @@ Entry* Transaction::entry(Mapping* mapping, KeyView key) {
   if (Entry* known = s.table.find(hash, mapping, key)) return known;
   Found found;
   if (mapping->node != 0) found = lookup(s.in.space, mapping->node, key, hash, s.version);
-  Entry* entry =
-      s.make_entry(mapping, found.visible ? key_of(*found.key) : key, hash);
+  Entry* entry = s.make_entry(mapping, found.visible ? key_of(*found.key) : key, hash);
   s.adopt_found(entry, found);
   return entry;
 }
@@ -467,10 +465,20 @@ void Transaction::clear(Mapping* mapping) {
   if (mapping->read_structure || mapping->read_emptiness) mapping->cleared_read = true;
   mapping->node = 0;
   mapping->size_change = 0;
+  mapping->last_place = 0;
+  mapping->counted = false;
   mapping->read_structure = mapping->read_emptiness = false;
   ++mapping->resizes;
   s.table.clear();
   for (Entry* entry : s.entries) s.table.insert(entry);
+}
+
+std::uint64_t Transaction::State::base_count(Mapping* mapping) {
+  if (!mapping->counted) {
+    mapping->base_count = count_entries(in.space, mapping->node, version);
+    mapping->counted = true;
+  }
+  return mapping->base_count;
 }
 
 std::uint64_t Transaction::size(Mapping* mapping) {
@@ -479,7 +487,7 @@ std::uint64_t Transaction::size(Mapping* mapping) {
   std::uint64_t base = 0;
   if (mapping->node != 0) {
     mapping->read_structure = true;
-    base = count_entries(s.in.space, mapping->node, s.version);
+    base = s.base_count(mapping);
   }
   return base + static_cast<std::uint64_t>(mapping->size_change);
 }
@@ -489,7 +497,7 @@ bool Transaction::empty(Mapping* mapping) {
   s.require_open();
   std::uint64_t base = 0;
   if (mapping->node != 0) {
-    base = count_entries(s.in.space, mapping->node, s.version);
+    base = s.base_count(mapping);
     if (mapping->size_change == 0) {
       mapping->read_emptiness = true;
       mapping->seen_empty = base == 0;
@@ -501,14 +509,42 @@ bool Transaction::empty(Mapping* mapping) {
   return base + static_cast<std::uint64_t>(mapping->size_change) == 0;
 }
 
-Transaction::Cursor Transaction::iterate(Mapping* mapping) {
+Transaction::Cursor Transaction::iterate(Mapping* mapping, Order order) {
   state_->require_open();
+  const bool backward = order == Order::kBackward;
   Cursor cursor;
   cursor.mapping = mapping;
+  cursor.shared = backward ? mapping->last : mapping->first;
   cursor.shared.node = mapping->node;
   cursor.shared.done = mapping->node == 0;
+  cursor.shared.backward = backward;
+  cursor.shared.looked = 0;
   cursor.resizes = mapping->resizes;
+  cursor.in_shared = !backward;
+  cursor.at_end = true;
+  cursor.pending = backward ? mapping->last_new : nullptr;
   return cursor;
+}
+
+// The next of the snapshot's entries that are still at their places.
+Entry* Transaction::State::next_shared(Cursor& cursor) {
+  Mapping* mapping = cursor.mapping;
+  const bool backward = cursor.shared.backward;
+  Found found;
+  while (next_entry(in.space, version, cursor.shared, &found)) {
+    Entry* entry = entry_of(mapping, found);
+    if (backward && mapping->last_place == 0) mapping->last_place = entry->place;
+    // Deleted by this transaction, or deleted and put again: then it comes with the new ones.
+    if (entry->value.kind == Value::Kind::kAbsent || entry->in_new) {
+      if (cursor.at_end) (backward ? mapping->last : mapping->first) = cursor.shared;
+      continue;
+    }
+    cursor.at_end = false;
+    entry->presence_read = entry->passed = true;
+    return entry;
+  }
+  if (mapping->node != 0) mapping->read_structure = true;
+  return nullptr;
 }
 
 Entry* Transaction::next(Cursor& cursor) {
@@ -518,22 +554,17 @@ Entry* Transaction::next(Cursor& cursor) {
   if (cursor.resizes != mapping->resizes) {
     throw Error("mapping changed size during iteration");
   }
-  if (cursor.stage == 0) {
-    Found found;
-    while (next_entry(s.in.space, s.version, cursor.shared, &found)) {
-      Entry* entry = s.entry_of(mapping, found);
-      // Deleted by this transaction, or deleted and put again: then it comes with the new ones.
-      if (entry->value.kind == Value::Kind::kAbsent || entry->in_new) continue;
-      entry->presence_read = entry->passed = true;
-      return entry;
-    }
-    cursor.stage = 1;
-    if (mapping->node != 0) mapping->read_structure = true;
+  const bool backward = cursor.shared.backward;
+  if (!backward && cursor.in_shared) {
+    if (Entry* entry = s.next_shared(cursor)) return entry;
+    cursor.in_shared = false;
     cursor.pending = mapping->first_new;
   }
-  Entry* entry = cursor.pending;
-  if (entry != nullptr) cursor.pending = entry->next_new;
-  return entry;
+  if (Entry* entry = cursor.pending) {
+    cursor.pending = backward ? entry->prev_new : entry->next_new;
+    return entry;
+  }
+  return backward ? s.next_shared(cursor) : nullptr;
 }
 
 bool Transaction::has_writes() const { return !state_->written.empty(); }

@@ -52,6 +52,8 @@ struct Value {
   std::string_view bytes() const { return {data, size}; }
 };
 
+enum class Order : std::uint8_t { kForward, kBackward };
+
 // A version, pinned. Reads take no lock, are never aborted and are part of no read set.
 class Snapshot {
  public:
@@ -68,19 +70,22 @@ class Snapshot {
   std::uint64_t root() const;                         // node id
   Value find(std::uint64_t node, KeyView key) const;  // kAbsent when there is none
   std::uint64_t size(std::uint64_t node) const;       // entries
+  bool empty(std::uint64_t node) const;
   // The newest version in which something at or below `node` changed, or kUnknownVersion when it
   // has changed since this snapshot. Equal numbers: the whole subtree is the same (for caches).
   std::uint64_t subtree_version(std::uint64_t node) const;
   static constexpr std::uint64_t kUnknownVersion = ~std::uint64_t{0};
 
-  // Iteration in insertion order. `key` bytes live as long as the snapshot.
+  // Iteration in insertion order, or from the end. `key` bytes live as long as the snapshot.
   struct Cursor {
     std::uint64_t node = 0;
-    std::uint64_t chunk = 0;
-    std::uint32_t place = 0;
+    std::uint64_t chunk = 0;  // where it rests; 0: at the end that it starts from
+    std::uint32_t place = 0;  // the next one, or, backwards, the one that it has passed
     bool done = false;
+    bool backward = false;
+    std::uint64_t looked = 0;  // places looked at, for tests
   };
-  Cursor iterate(std::uint64_t node) const;
+  Cursor iterate(std::uint64_t node, Order order = Order::kForward) const;
   bool next(Cursor& cursor, KeyView* key, Value* value) const;  // false: the end
 
  private:
@@ -140,6 +145,12 @@ struct Mapping {
   bool read_structure = false;
   bool read_emptiness = false;
   bool seen_empty = false;
+  bool counted = false;
+  std::uint64_t base_count = 0;  // entries in the snapshot, once counted
+  std::uint64_t last_place = 0;  // Entry::place of the snapshot's last entry, if that was seen
+  // Before and behind these, the snapshot's entries have all been deleted by this transaction, or
+  // moved. They never come back to their places, so an iteration need not pass them again.
+  Snapshot::Cursor first, last;
   std::int64_t size_change = 0;
   Entry* first_new = nullptr;  // entries inserted by this transaction, in order
   Entry* last_new = nullptr;
@@ -231,7 +242,8 @@ class Transaction {
   bool empty(Mapping* mapping);
 
   // Iteration: own inserts come last, own deletes are skipped. The keys passed enter the read set
-  // as keys (not their values: call read() for that); reaching the end depends on the whole set.
+  // as keys (not their values: call read() for that); reaching the end depends on the whole set,
+  // and coming from the end on which entry is the last.
   // next() throws Error("changed size during iteration") after an insert or delete of this
   // transaction in that mapping.
   struct Cursor {
@@ -239,9 +251,10 @@ class Transaction {
     Snapshot::Cursor shared;
     Entry* pending = nullptr;
     std::uint32_t resizes = 0;
-    std::uint8_t stage = 0;
+    bool in_shared = false;  // among the snapshot's entries
+    bool at_end = false;     // all that it has passed of them is gone
   };
-  Cursor iterate(Mapping* mapping);
+  Cursor iterate(Mapping* mapping, Order order = Order::kForward);
   Entry* next(Cursor& cursor);  // nullptr: the end
 
   // True if commit() would submit something.

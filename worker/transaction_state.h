@@ -74,6 +74,8 @@ struct Transaction::State {
   Entry* make_entry(Mapping* mapping, KeyView key, std::uint64_t hash);
   void adopt_found(Entry* entry, const struct Found& found);
   Entry* entry_of(Mapping* mapping, const struct Found& found);
+  Entry* next_shared(Cursor& cursor);
+  std::uint64_t base_count(Mapping* mapping);       // entries in the snapshot
   void require_writable(const Entry* entry) const;  // throws Error
   // Makes `entry` hold something new: detaches what it held. Throws Error where writing is wrong.
   void begin_write(Entry* entry);

@@ -36,6 +36,9 @@ class Judge {
         return alive(*check.entry) || present(check) ? Judged::kHolds : Judged::kOpen;
       case Kind::STRUCTURE:
         return structure(check);
+      case Kind::LAST:
+        // Which one is the last at the clock cannot be told once others have come or gone.
+        return structure(check) == Judged::kHolds ? Judged::kHolds : Judged::kOpen;
       case Kind::EMPTINESS:
         return emptiness(check);
     }

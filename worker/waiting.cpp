@@ -89,7 +89,9 @@ ReadSet Transaction::read_set() const {
                                binding->record_link, 0, true});
     }
     if (mapping->node == 0) continue;
-    if (mapping->read_structure || mapping->read_emptiness) {
+    if (mapping->last_place != 0 && !mapping->read_structure) {
+      set.nodes_.push_back({mapping->node, false, false});
+    } else if (mapping->read_structure || mapping->read_emptiness) {
       // Who has seen all of an empty mapping has seen that it is empty, and nothing else: what came
       // and went again does not concern him.
       const bool empty = mapping->read_structure

@@ -48,8 +48,8 @@ class ShmVersions : public ::testing::Test {
 };
 
 TEST_F(ShmVersions, ShapesSurvivePacking) {
-  const auto shape = shm::RecordShape::unpack(
-      shm::RecordShape{0xFFFF, shm::ValueKind::kBytesBlock, 24}.pack());
+  const auto shape =
+      shm::RecordShape::unpack(shm::RecordShape{0xFFFF, shm::ValueKind::kBytesBlock, 24}.pack());
   EXPECT_EQ(shape.place, 0xFFFFu);
   EXPECT_EQ(shape.kind, shm::ValueKind::kBytesBlock);
   EXPECT_EQ(shape.length, 24u);
@@ -57,6 +57,37 @@ TEST_F(ShmVersions, ShapesSurvivePacking) {
   EXPECT_EQ(chunk.capacity, 29u);
   EXPECT_EQ(chunk.used, 28u);
   EXPECT_EQ(chunk.live, 27u);
+}
+
+TEST_F(ShmVersions, ChunksAreFoundBackwardsAsLongAsTheyAreLinked) {
+  const auto chunk_at = [&](std::uint32_t n) -> shm::OrderChunk& {
+    return *world.space().writable_cell<shm::OrderChunk>(unit(n));
+  };
+  for (const std::uint32_t n : {0u, 1u}) {
+    chunk_at(n).cell.generation.store(20 + n);
+    chunk_at(n).cell.state.store(shm::kCellLinked);
+    chunk_at(n).prev.store(n == 0 ? 0 : unit(0));
+  }
+  shm::NodeRecord& node = *world.space().writable_cell<shm::NodeRecord>(unit(2));
+  Link found;
+  node.last_chunk.store(0);
+  EXPECT_TRUE(shm::last_chunk(world.space(), node, &found) && !found);
+  node.last_chunk.store(unit(1));
+  ASSERT_TRUE(shm::last_chunk(world.space(), node, &found));
+  EXPECT_EQ(found, Link(21, unit(1)));
+  ASSERT_TRUE(shm::chunk_before(world.space(), found, &found));
+  EXPECT_EQ(found, Link(20, unit(0)));
+  EXPECT_TRUE(shm::chunk_before(world.space(), found, &found) && !found);
+
+  const Link last(21, unit(1));
+  EXPECT_FALSE(shm::chunk_before(world.space(), Link(20, unit(1)), &found)) << "once another's";
+  chunk_at(1).cell.state.store(shm::kNoCell);
+  EXPECT_FALSE(shm::chunk_before(world.space(), last, &found)) << "has left the order";
+  chunk_at(1).cell.state.store(shm::kCellLinked);
+  chunk_at(1).prev.store(0xFFFFFFF0u);
+  EXPECT_FALSE(shm::chunk_before(world.space(), last, &found)) << "outside";
+  node.last_chunk.store(0xFFFFFFF0u);
+  EXPECT_FALSE(shm::last_chunk(world.space(), node, &found)) << "outside";
 }
 
 TEST_F(ShmVersions, EachSnapshotSeesItsOwn) {

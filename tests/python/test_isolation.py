@@ -307,6 +307,41 @@ def test_iteration_that_stopped_early(interfered: Any) -> None:
     assert interfered(first_key, (delete, "m.k1"))
 
 
+def test_iteration_from_the_end(interfered: Any, engine: theus.Engine) -> None:
+    """It depends on what it passed and on nothing having come behind that."""
+
+    def last_key(ctx: Any) -> str:
+        return next(reversed(ctx.m))
+
+    assert not interfered(last_key, (delete, "m.k1"))
+    assert not interfered(last_key, (write, "m.k3", 100))
+    assert interfered(last_key, (write, "m.k4", 4))
+    assert interfered(last_key, (delete, "m.k4"))
+    assert interfered(lambda ctx: next(reversed(ctx.m.items())), (write, "m.k3", 5))
+    assert interfered(lambda ctx: list(reversed(ctx.m)), (delete, "m.k2"))
+    assert interfered(lambda ctx: list(reversed(ctx.m)), (write, "m.k5", 5))
+    assert list(engine.read("m")) == ["k3", "k5"]
+
+
+def test_popitem_depends_on_the_end(interfered: Any, engine: theus.Engine) -> None:
+    def pop(ctx: Any) -> None:
+        ctx.m.popitem()
+
+    def pop_own(ctx: Any) -> None:
+        ctx.m.own = 1
+        assert ctx.m.popitem() == ("own", 1)
+
+    assert interfered(pop, (write, "m.k4", 4))
+    assert list(engine.read("m")) == ["k1", "k2", "k3", "k4"]
+    assert interfered(pop, (delete, "m.k4"))
+    assert interfered(pop, (write, "m.k3", 30))
+    assert not interfered(pop_own, (write, "m.k4", 4))
+    assert not interfered(pop, (delete, "m.k1"))
+    assert list(engine.read("m")) == ["k2", "k3"]
+    assert not interfered(pop, (write, "m.k2", 20))
+    assert list(engine.read("m")) == ["k2"]
+
+
 def test_in_depends_on_that_key(interfered: Any) -> None:
     assert interfered(lambda ctx: "k4" in ctx.m, (write, "m.k4", 4))
     assert interfered(lambda ctx: "k4" in ctx.m, (delete, "m.k4"))
