@@ -6,16 +6,14 @@ namespace {
 // Longer than any chain that pins and the reclaimer's pace allow.
 constexpr std::uint64_t kChainMax = 1ull << 24;
 
-// The chunk that `unit_word` names, with the generation it had while the word named it. False: the
-// word has changed.
-bool chunk_named_by(const Space& space, const HalfWord& unit_word, Link* named) {
-  const std::uint32_t unit = unit_word.load(std::memory_order_acquire);
-  *named = Link();
+// The chunk of that unit, with the generation that it has now. False: outside.
+bool with_generation(const Space& space, std::uint32_t unit, Link* link) {
+  *link = Link();
   if (unit == 0) return true;
   const auto* chunk = space.cell<OrderChunk>(Link(0, unit));
   if (chunk == nullptr) return false;
-  *named = Link(chunk->cell.generation.load(std::memory_order_acquire), unit);
-  return unit_word.load(std::memory_order_acquire) == unit;
+  *link = Link(chunk->cell.generation.load(std::memory_order_acquire), unit);
+  return true;
 }
 
 // False: the cell is not (or no longer) the one that `link` names.
@@ -70,17 +68,30 @@ bool read_place(const Space& space, Link link, std::uint32_t place, SeenPlace* s
   return chunk->cell.generation.load(std::memory_order_acquire) == link.generation();
 }
 
+// tests/model/order_back.pml: what each of these looks is for, and that their order matters.
 bool last_chunk(const Space& space, const NodeRecord& node, Link* last) {
-  return chunk_named_by(space, node.last_chunk, last);
+  const std::uint32_t unit = node.last_chunk.load(std::memory_order_acquire);
+  return with_generation(space, unit, last) &&
+         node.last_chunk.load(std::memory_order_acquire) == unit;
 }
 
 bool chunk_before(const Space& space, Link link, Link* before) {
   const auto* chunk = space.cell<OrderChunk>(link);
-  if (chunk == nullptr || !chunk_named_by(space, chunk->prev, before)) return false;
+  if (chunk == nullptr) return false;
+  const std::uint32_t unit = chunk->prev.load(std::memory_order_acquire);
+  if (!with_generation(space, unit, before)) return false;
   // A chunk that has left the order goes on naming the one that was before it, though that may have
-  // left as well since, and be another node's by now. Its state first: a cell that is linked anew
-  // has its new generation before that.
+  // left as well by now, and be another node's. Linked once more by a delta that is applied again,
+  // it may have another one before it; filled anew, it is another's itself.
   return chunk->cell.state.load(std::memory_order_acquire) == kCellLinked &&
+         chunk->prev.load(std::memory_order_acquire) == unit &&
+         chunk->cell.generation.load(std::memory_order_acquire) == link.generation();
+}
+
+bool in_order(const Space& space, Link link) {
+  const auto* chunk = space.cell<OrderChunk>(link);
+  // The state first: a cell that is linked anew has its new generation before that.
+  return chunk != nullptr && chunk->cell.state.load(std::memory_order_acquire) == kCellLinked &&
          chunk->cell.generation.load(std::memory_order_acquire) == link.generation();
 }
 

@@ -80,5 +80,7 @@ bool read_place(const Space& space, Link chunk, std::uint32_t place, SeenPlace* 
 // meanwhile, or `chunk` is no longer in the order: start again from a chunk that is.
 bool last_chunk(const Space& space, const NodeRecord& node, Link* last);
 bool chunk_before(const Space& space, Link chunk, Link* before);
+// Whether the chunk is in its mapping's order.
+bool in_order(const Space& space, Link chunk);
 
 }  // namespace theus::shm

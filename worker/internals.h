@@ -9,6 +9,7 @@
 
 #include "shm/arbiter.h"
 #include "shm/pins.h"
+#include "worker/ends.h"
 #include "worker/inheritance.h"
 #include "worker/session.h"
 #include "worker/stock.h"
@@ -101,6 +102,7 @@ struct Session::Internals {
   std::mutex block_pin_mutex;
   std::vector<std::uint32_t> free_block_pins;
   std::uint32_t block_pins_high = 0;
+  Ends ends;
   PrivateView* private_views = nullptr;  // the first of a list
   // Larger read sets are validated here instead of under the lock (validate.h).
   std::size_t validate_above = kValidateAbove;

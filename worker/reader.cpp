@@ -122,10 +122,45 @@ const NodeRecord& node_at(const Space& space, std::uint64_t node_id) {
   return *node;
 }
 
+class Walk {
+ public:
+  Walk(const Space& space, std::uint64_t version, Snapshot::Cursor& cursor, Ends* ends)
+      : space_(space), version_(version), cursor_(cursor), ends_(ends) {}
+
+  // kAbsent: the end. kAgain: something has changed under our feet.
+  Seen forward(Found* found);
+  Seen backward(Found* found);
+
+ private:
+  Seen entry_at(Ends::Place at, Link key_link, Found* found);
+  void rest(Ends::Place at) {
+    cursor_.chunk = at.chunk.raw;
+    cursor_.place = at.place;
+  }
+  bool worth_learning(bool from_end) const {
+    return from_end && ends_ != nullptr && dead_.chunk && looked_ >= Ends::kWorth;
+  }
+  // Where the session knows that it may begin.
+  const Ends::Known* known() const {
+    return ends_ != nullptr && !cursor_.chunk ? ends_->find(cursor_.node, version_) : nullptr;
+  }
+
+  const Space& space_;
+  const std::uint64_t version_;
+  Snapshot::Cursor& cursor_;
+  Ends* ends_;
+  // The first and the latest place that was passed whose entry had lived, and died, by `version_`.
+  // So every place before them was given by then as well.
+  Ends::Place dead_, latest_dead_;
+  std::uint64_t looked_ = 0;
+};
+
 // The entry at a place, if the version sees one there.
-Seen entry_at(const Space& space, std::uint64_t version, Link chunk, std::uint32_t place,
-              Link key_link, Found* found) {
-  const auto* key = space.cell<KeyRecord>(key_link);
+Seen Walk::entry_at(Ends::Place at, Link key_link, Found* found) {
+  ++looked_;
+  ++cursor_.looked;
+  if (!key_link) return Seen::kAbsent;
+  const auto* key = space_.cell<KeyRecord>(key_link);
   // Outside: a place that is being taken back showed what was there before.
   if (key == nullptr) return Seen::kAgain;
   const Link head(key->head.load(std::memory_order_acquire));
@@ -134,86 +169,104 @@ Seen entry_at(const Space& space, std::uint64_t version, Link chunk, std::uint32
     return Seen::kAgain;
   }
   SeenRecord record;
-  const Seen how = shm::visible_at(space, head, version, &record);
-  if (how != Seen::kVisible) return how;
-  if (record.chunk != chunk.unit() || record.shape.place != place) return Seen::kAbsent;
-  *found = {key_link, key, true, record};
-  return Seen::kVisible;
-}
-
-// kAbsent: the end.
-Seen walk_on(const Space& space, std::uint64_t version, Snapshot::Cursor& cursor, Found* found) {
-  Link chunk(cursor.chunk);
-  std::uint32_t place = cursor.place;
-  if (!chunk) {
-    chunk = Link(node_at(space, cursor.node).first_chunk.load(std::memory_order_acquire));
-    place = 0;
+  const Seen how = shm::visible_at(space_, head, version_, &record);
+  if (how == Seen::kAgain) return how;
+  const bool here = record.chunk == at.chunk.unit() && record.shape.place == at.place;
+  if (how == Seen::kVisible && here) {
+    *found = {key_link, key, true, record};
+    return how;
   }
-  while (chunk) {
-    SeenPlace seen;
-    if (!shm::read_place(space, chunk, place, &seen)) return Seen::kAgain;
-    if (place >= seen.shape.used) {
-      chunk = seen.next_chunk;
-      place = 0;
-      continue;
-    }
-    ++cursor.looked;
-    if (seen.key) {
-      const Seen how = entry_at(space, version, chunk, place, seen.key, found);
-      if (how == Seen::kAgain) return how;
-      if (how == Seen::kVisible) {
-        cursor.chunk = chunk.raw;
-        cursor.place = place + 1;
-        return how;
-      }
-    }
-    ++place;
+  if (how == Seen::kAbsent && here && record.version <= version_ && record.died_at != 0) {
+    if (!dead_.chunk) dead_ = at;
+    latest_dead_ = at;
   }
   return Seen::kAbsent;
 }
 
-Seen walk_back(const Space& space, std::uint64_t version, Snapshot::Cursor& cursor, Found* found) {
-  Link chunk(cursor.chunk);
-  const bool resting = static_cast<bool>(chunk);
-  if (!resting && !shm::last_chunk(space, node_at(space, cursor.node), &chunk)) {
+Seen Walk::forward(Found* found) {
+  Ends::Place at{Link(cursor_.chunk), cursor_.place};
+  const bool from_end = !at.chunk;
+  if (from_end) {
+    at = {Link(node_at(space_, cursor_.node).first_chunk.load(std::memory_order_acquire)), 0};
+    const Ends::Known* const hint = known();
+    if (hint != nullptr && hint->first.chunk && shm::in_order(space_, hint->first.chunk)) {
+      at = hint->first;
+    }
+  }
+  while (at.chunk) {
+    SeenPlace seen;
+    if (!shm::read_place(space_, at.chunk, at.place, &seen)) return Seen::kAgain;
+    if (at.place >= seen.shape.used) {
+      at = {seen.next_chunk, 0};
+      continue;
+    }
+    const Seen how = entry_at(at, seen.key, found);
+    if (how == Seen::kAgain) return how;
+    if (how == Seen::kVisible) {
+      if (worth_learning(from_end)) ends_->learn_first(cursor_.node, version_, at);
+      rest({at.chunk, at.place + 1});
+      return how;
+    }
+    ++at.place;
+  }
+  if (worth_learning(from_end)) {
+    ends_->learn_first(cursor_.node, version_, {latest_dead_.chunk, latest_dead_.place + 1});
+  }
+  return Seen::kAbsent;
+}
+
+Seen Walk::backward(Found* found) {
+  // Places below `at` are left.
+  Ends::Place at{Link(cursor_.chunk), cursor_.place};
+  const bool from_end = !at.chunk;
+  if (from_end && !shm::last_chunk(space_, node_at(space_, cursor_.node), &at.chunk)) {
     return Seen::kAgain;
   }
-  std::uint32_t place = cursor.place;
-  for (bool from_rest = resting; chunk; from_rest = false) {
+  const Ends::Known* const hint = known();
+  for (bool resting = !from_end; at.chunk; resting = false) {
     SeenPlace seen;
-    if (!from_rest) {
+    if (!resting) {
       // What is entered behind these from now on, the version does not see.
-      if (!shm::read_place(space, chunk, 0, &seen)) return Seen::kAgain;
-      place = seen.shape.used;
+      if (!shm::read_place(space_, at.chunk, 0, &seen)) return Seen::kAgain;
+      at.place = seen.shape.used;
     }
-    while (place-- > 0) {
-      if (!shm::read_place(space, chunk, place, &seen)) return Seen::kAgain;
-      ++cursor.looked;
-      if (!seen.key) continue;
-      const Seen how = entry_at(space, version, chunk, place, seen.key, found);
+    while (at.place > 0) {
+      --at.place;
+      if (hint != nullptr && at == hint->dead && shm::in_order(space_, hint->last.chunk)) {
+        if (!dead_.chunk) dead_ = at;
+        at = hint->last;
+        continue;
+      }
+      if (!shm::read_place(space_, at.chunk, at.place, &seen)) return Seen::kAgain;
+      const Seen how = entry_at(at, seen.key, found);
       if (how == Seen::kAgain) return how;
       if (how == Seen::kVisible) {
-        cursor.chunk = chunk.raw;
-        cursor.place = place;
+        if (worth_learning(from_end)) {
+          ends_->learn_last(cursor_.node, version_, dead_, {at.chunk, at.place + 1});
+        }
+        rest(at);
         return how;
       }
     }
-    if (!shm::chunk_before(space, chunk, &chunk)) return Seen::kAgain;
+    if (!shm::chunk_before(space_, at.chunk, &at.chunk)) return Seen::kAgain;
   }
+  if (worth_learning(from_end)) ends_->learn_last(cursor_.node, version_, dead_, latest_dead_);
   return Seen::kAbsent;
 }
 
 }  // namespace
 
-bool next_entry(const Space& space, std::uint64_t version, Snapshot::Cursor& cursor, Found* found) {
+bool next_entry(const Space& space, std::uint64_t version, Snapshot::Cursor& cursor, Found* found,
+                Ends* ends) {
   // The cursor rests on a chunk that holds an entry visible at `version` (or is at the start): the
   // pin keeps that entry, so the chunk stays what it is. Chunks between may go while we pass them;
   // then the walk goes on from the resting place again.
   for (std::uint32_t restart = 0; restart < kRestartsMax && !cursor.done; ++restart) {
-    const Seen how = cursor.backward ? walk_back(space, version, cursor, found)
-                                     : walk_on(space, version, cursor, found);
+    Walk walk(space, version, cursor, ends);
+    const Seen how = cursor.backward ? walk.backward(found) : walk.forward(found);
     if (how == Seen::kVisible) return true;
     cursor.done = how == Seen::kAbsent;
+    ends = nullptr;
   }
   if (!cursor.done) damaged("the order of a mapping does not settle");
   return false;

@@ -5,6 +5,7 @@
 
 #include "shm/index.h"
 #include "shm/versions.h"
+#include "worker/ends.h"
 #include "worker/transaction.h"
 
 namespace theus::worker {
@@ -25,9 +26,9 @@ Found lookup(const shm::Space& space, std::uint64_t node, KeyView key, std::uint
 // The value of a record that is visible at a pinned version. Throws Error on a damaged record.
 Value value_of(const shm::Space& space, const shm::SeenRecord& seen);
 
-// Next visible entry of an iteration. False: the end.
+// Next visible entry of an iteration. False: the end. `ends`: may be null.
 bool next_entry(const shm::Space& space, std::uint64_t version, Snapshot::Cursor& cursor,
-                Found* found);
+                Found* found, Ends* ends = nullptr);
 
 // Key bytes as they stand in the record; they live as long as the key is visible to a pin.
 KeyView key_of(const shm::KeyRecord& record);

@@ -46,7 +46,8 @@ std::uint64_t Snapshot::size(std::uint64_t node) const {
 bool Snapshot::empty(std::uint64_t node) const {
   Cursor cursor = iterate(node);
   Found found;
-  return !next_entry(session_->space(), version_, cursor, &found);
+  Ends& ends = session_->internals().ends;
+  return !next_entry(session_->space(), version_, cursor, &found, &ends);
 }
 
 std::uint64_t Snapshot::subtree_version(std::uint64_t node) const {
@@ -68,7 +69,8 @@ Snapshot::Cursor Snapshot::iterate(std::uint64_t node, Order order) const {
 bool Snapshot::next(Cursor& cursor, KeyView* key, Value* value) const {
   require_open(open_);
   Found found;
-  if (!next_entry(session_->space(), version_, cursor, &found)) return false;
+  Ends& ends = session_->internals().ends;
+  if (!next_entry(session_->space(), version_, cursor, &found, &ends)) return false;
   *key = key_of(*found.key);
   *value = value_of(session_->space(), found.seen);
   return true;

@@ -531,7 +531,7 @@ Entry* Transaction::State::next_shared(Cursor& cursor) {
   Mapping* mapping = cursor.mapping;
   const bool backward = cursor.shared.backward;
   Found found;
-  while (next_entry(in.space, version, cursor.shared, &found)) {
+  while (next_entry(in.space, version, cursor.shared, &found, &in.ends)) {
     Entry* entry = entry_of(mapping, found);
     if (backward && mapping->last_place == 0) mapping->last_place = entry->place;
     // Deleted by this transaction, or deleted and put again: then it comes with the new ones.

@@ -107,6 +107,61 @@ TEST_P(WorkerEnds, TheFirstOneIsOneStepAway) {
   EXPECT_EQ(cursor.looked, 1u);
 }
 
+// Nor does it pass again and again what others' pins keep, in transactions of its own each.
+TEST_P(WorkerEnds, TakingOneByOneUnderAnOldSnapshotIsLinear) {
+  for (const int n : {500, 4000}) {
+    fill(0, n);
+    Snapshot old(*session);
+    std::uint64_t looked = 0;
+    std::string taken;
+    const auto take_one = [&](Transaction& t) {
+      looked += take(t, t.child(at(t, {"m"})), GetParam(), &taken);
+    };
+    for (int i = 0; i < n; ++i) {
+      commit(*session, take_one);
+      ASSERT_EQ(taken, name(GetParam() == Order::kForward ? i : n - 1 - i));
+      if (i % 100 != 0) continue;
+      // What has been put behind the dead ones is the last, and the first only when all have gone.
+      commit(*session, [&](Transaction& t) { t.put_int(at(t, {"m", "between"}), i); });
+      Snapshot now(*session);
+      ASSERT_EQ(names(now, Order::kBackward).front(), "between");
+      ASSERT_EQ(names(now, Order::kBackward), reversed(names(now, Order::kForward)));
+      ASSERT_EQ(names(old, Order::kBackward).size(), static_cast<std::size_t>(n));
+      commit(*session, [&](Transaction& t) { t.erase(at(t, {"m", "between"})); });
+    }
+    for (int i = 0; i < n; ++i) {
+      Transaction t(*session);
+      t.begin(Isolation::kSerializable);
+      take_one(t);
+      ASSERT_EQ(taken, "");
+    }
+    EXPECT_LE(looked, 50u * static_cast<unsigned>(n));
+  }
+}
+
+// What a session remembers may have left the order meanwhile, and may look as it did.
+TEST_F(WorkerOrder, WhatIsRememberedMayBeGone) {
+  constexpr int kTwoChunks = 2 * 29;
+  fill(0, kTwoChunks);
+  std::string taken;
+  {
+    Snapshot old(*session);
+    for (int i = 0; i <= kTwoChunks; ++i) {
+      commit(*session,
+             [&](Transaction& t) { take(t, t.child(at(t, {"m"})), Order::kForward, &taken); });
+    }
+  }
+  world.reclaim_all();
+  // By another: this session would take the very cells again, and show it by their generation.
+  auto other = world.attach();
+  commit(*other, [](Transaction& t) { t.put_int(at(t, {"m", "z"}), 1); });
+  Snapshot now(*session);
+  EXPECT_EQ(names(now, Order::kForward), Names{"z"});
+  EXPECT_EQ(names(now, Order::kBackward), Names{"z"});
+  now.close();
+  other.reset();
+}
+
 TEST_F(WorkerOrder, OwnChangesFromTheEnd) {
   fill(0, 4);
   Transaction t(*session);

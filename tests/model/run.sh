@@ -118,6 +118,16 @@ fails 'GEN_ONLY_AT_LEASE OTHER_KEY_ONLY' '(value/16)==0'
 fails 'GEN_UNDONE OTHER_KEY_ONLY' '(value/16)==0'
 fails 'WITNESS' 'assertion violated 0'
 
+model order_back
+holds
+fails 'ONE_LOOK' 'assertion violated'
+fails 'LINKED_UNSEEN' 'assertion violated'
+fails 'OWN_GEN_UNSEEN' 'assertion violated'
+fails 'OWN_GEN_FIRST' 'assertion violated'
+fails 'LOOK_FIRST' 'assertion violated'
+fails 'GEN_LATE' 'assertion violated'
+fails 'WITNESS' 'assertion violated 0'
+
 model index_split
 holds
 ends 'OPERATIONS=3'
