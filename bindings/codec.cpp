@@ -99,8 +99,8 @@ bool is_of_library(PyObject* value) {
   const Ref module = attribute(reinterpret_cast<PyObject*>(Py_TYPE(value)), "__module__");
   const char* name = PyUnicode_Check(module.get()) ? PyUnicode_AsUTF8(module.get()) : nullptr;
   PyErr_Clear();
-  return name != nullptr && (std::strncmp(name, "pandas", 6) == 0 ||
-                             std::strncmp(name, "numpy", 5) == 0);
+  return name != nullptr &&
+         (std::strncmp(name, "pandas", 6) == 0 || std::strncmp(name, "numpy", 5) == 0);
 }
 
 Ref dump_plainly(PyObject* value, PyObject* buffer_callback) {

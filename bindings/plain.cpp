@@ -106,8 +106,7 @@ Ref plain_result(PyObject* object) {
   if (is_proxy(object) || Py_TYPE(object) == context_type) return plain(object);
   // Containers that the function made of what it has read, such as list(ctx.rows).
   bool container = PyTuple_CheckExact(object) || PyList_CheckExact(object) ||
-                   PyDict_CheckExact(object) || is_view(object) ||
-                   is_view_of_leaf(Py_TYPE(object));
+                   PyDict_CheckExact(object) || is_view(object) || is_view_of_leaf(Py_TYPE(object));
   return container ? plain(object) : Ref::borrow(object);
 }
 

@@ -499,8 +499,8 @@ PyMethodDef common_methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-// `p.__init__(...)` and the like begin the object anew, and not the proxy, which has one of its own.
-// And what __dict__ of the object has is a part of it.
+// `p.__init__(...)` and the like begin the object anew, and not the proxy, which has one of its
+// own. And what __dict__ of the object has is a part of it.
 PyObject* get_of_object(PyObject* self, void* attribute) {
   return guarded([&] {
     const ProxyObject* proxy = as_proxy(self);

@@ -76,7 +76,8 @@ int node_assign(PyObject* self, PyObject* key, PyObject* value);
 int node_contains(PyObject* self, PyObject* key);
 Py_ssize_t node_length(PyObject* self);
 PyObject* node_compare(PyObject* self, PyObject* other, int operation);
-// A private copy of a value on its way into the leaf, in which the leaf's own parts stay themselves.
+// A private copy of a value on its way into the leaf, in which the leaf's own parts stay
+// themselves.
 Ref copy_into(LeafObject* leaf, PyObject* value);
 // For the pickle of that copy.
 Ref adopted_part(Py_ssize_t number);

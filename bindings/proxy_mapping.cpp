@@ -130,7 +130,8 @@ PyCFunction named(PyObject* (*function)(PyObject*, PyObject*, PyObject*)) {
 
 PyMethodDef node_methods[] = {
     {"get", fast(get_method), METH_FASTCALL,
-     "get($self, key, default=None, /)\n--\n\nReturns the value of key, or default when there is none."},
+     "get($self, key, default=None, /)\n--\n\nReturns the value of key, or default when there is "
+     "none."},
     {"pop", fast(pop_method), METH_FASTCALL,
      "Removes key and returns its value as plain objects, or default, or raises KeyError."},
     {"popitem", popitem_method, METH_NOARGS,

@@ -1,8 +1,8 @@
 """How values of some libraries are pickled into the state, where their own way copies too much, or
 cannot be read back as it was.
 
-A reducer says what pickle is to store, and a function `restore_...` here makes the value of it. Both
-sides are only ever this package's: what leaves the state is pickled by its own class again.
+A reducer says what pickle is to store, and a function `restore_...` here makes the value of it.
+Both sides are only ever this package's: what leaves the state is pickled by its own class again.
 """
 
 from __future__ import annotations
