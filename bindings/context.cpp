@@ -3,7 +3,9 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <new>
+#include <utility>
 
 #include "bindings/errors.h"
 #include "bindings/free_list.h"
@@ -25,6 +27,9 @@ void count_forks() {
 }
 
 namespace {
+
+// A thread that runs an event loop holds up all of its tasks while it waits.
+constexpr std::uint64_t kPatienceOfTasksNs = 20'000'000;
 
 FreeList<ContextObject> free_contexts;
 Imported conflict_error{"theus.errors", "_conflict"};
@@ -120,7 +125,17 @@ Ref describe_conflict_of(const ContextObject* context, const worker::CommitResul
   Ref winner = Ref::check(PyLong_FromUnsignedLongLong(result.winner_version));
   Ref snapshot = Ref::check(PyLong_FromUnsignedLongLong(context->version));
   return call(conflict_error.get(), spelled.get(), pid.get(), winner.get(), snapshot.get(),
-              keys_changed ? Py_True : Py_False);
+              keys_changed ? Py_True : Py_False, result.gave_way ? Py_True : Py_False);
+}
+
+// Others run meanwhile: the engine may be another's, or nobody's, afterwards.
+void claim_turn(EngineObject* engine, TransactionHolder* holder, worker::TurnWish wish,
+                bool in_task) {
+  if (in_task) wish.patience_ns = std::min(wish.patience_ns, kPatienceOfTasksNs);
+  holder->transaction.claim_turn(std::move(wish));
+  if (attached_session(engine) != holder->attached) {
+    raise(ErrorClass::kTheus, "the engine was closed before this transaction could begin");
+  }
 }
 
 void end_unused(ContextObject* context, Status status) noexcept;
@@ -159,12 +174,13 @@ bool is_busy(const ContextObject* context) {
           context->holder->attached->waits(context->thread, context->opening));
 }
 
-ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolation,
-                                PyObject* label) {
+ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolation, PyObject* label,
+                                const worker::TurnWish* wish) {
   attached_session(engine);
   Ref task = running_task();
   if (engine->first_open != nullptr) check_not_nested(engine, task.get());
   std::unique_ptr<TransactionHolder> holder = take_transaction(engine);
+  if (wish != nullptr) claim_turn(engine, holder.get(), *wish, task.get() != nullptr);
   holder->transaction.begin(isolation);
   ContextObject* context = nullptr;
   try {
@@ -224,13 +240,17 @@ CommitOutcome commit_context(ContextObject* context, bool describe_conflict) {
     if (context->leaves != nullptr) finish_leaves(context);
     context->status = Status::kCommitting;
     ContextMerger merger(context);
-    worker::CommitResult result = transaction_of(context).commit(&merger);
+    worker::Transaction& transaction = transaction_of(context);
+    worker::CommitResult result = transaction.commit(&merger, context->gives_way);
     context->status = Status::kOpen;
     outcome.committed = result.status != worker::CommitResult::Status::kConflict;
     if (outcome.committed) {
       context->committed = result.version;
     } else {
       status = Status::kConflicted;
+      if (context->losing) {
+        outcome.footprint = std::make_unique<worker::Footprint>(transaction.footprint());
+      }
       if (describe_conflict) outcome.conflict = describe_conflict_of(context, result);
     }
   } catch (...) {

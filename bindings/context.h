@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "bindings/attached.h"
 #include "bindings/engine.h"
@@ -45,6 +46,8 @@ struct ContextObject {
   bool serializable;
   bool forgets;    // its leaves: nobody ends this snapshot, and they refer to it
   bool may_retry;  // ctx.retry() has somebody who runs it again
+  bool losing;     // who runs it again wants to know its footprint
+  bool gives_way;  // to a turn of its own thread
 };
 
 // `thread` of a context that waits for the thread which will commit it: nobody may use it.
@@ -55,8 +58,10 @@ inline constexpr unsigned long kLeftElsewhere = kHandedOver - 1;
 extern PyTypeObject* context_type;
 void make_context_type();
 
-// New reference. `task` etc. are recorded; nested transactions raise. Throws PythonError.
-ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolation, PyObject* label);
+// New reference. `task` etc. are recorded; nested transactions raise. Throws PythonError. With a
+// wish for the turn it may wait for that, with the GIL let go.
+ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolation, PyObject* label,
+                                const worker::TurnWish* wish = nullptr);
 // Raises TheusError when a transaction is open here; `what` (str) is what cannot be done inside.
 void check_outside(EngineObject* engine, PyObject* what);
 // A snapshot of the newest version, usable from any thread.
@@ -68,6 +73,7 @@ struct CommitOutcome {
   bool committed = false;
   Ref conflict;
   Ref callbacks;
+  std::unique_ptr<worker::Footprint> footprint;  // of a conflict, where the context is `losing`
 };
 // Finishes the leaves and submits; the transaction is over afterwards whatever happens. Throws
 // PythonError (EncodeError, CapacityError, doom, ...).

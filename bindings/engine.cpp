@@ -1,5 +1,6 @@
 #include "bindings/engine.h"
 
+#include <algorithm>
 #include <new>
 
 #include "bindings/context.h"
@@ -156,8 +157,21 @@ PyObject* transaction_method(PyObject* self, PyObject* const* arguments, Py_ssiz
   });
 }
 
-PyObject* attempt_method(PyObject* self, PyObject*) {
-  return guarded([&] { return make_attempt_guard(as_engine(self)).release(); });
+// _attempt(losses, turns, longest_s, gives_way, previous): what the loop has seen so far
+// (losses.h), whether it gives way to a turn of its own thread, and the guard of the attempt
+// before, or None.
+PyObject* attempt_method(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
+  return guarded([&] {
+    if (count != 5) raise(PyExc_TypeError, "_attempt() takes five arguments");
+    Losses losses;
+    losses.count = static_cast<std::uint32_t>(PyLong_AsUnsignedLongMask(arguments[0]));
+    losses.turns = static_cast<std::uint32_t>(PyLong_AsUnsignedLongMask(arguments[1]));
+    const double longest_s = PyFloat_AsDouble(arguments[2]);
+    if (PyErr_Occurred() != nullptr) throw PythonError{};
+    losses.longest_ns = static_cast<std::uint64_t>(std::clamp(longest_s, 0.0, 1e3) * 1e9);
+    return make_attempt_guard(as_engine(self), losses, arguments[3] == Py_True, arguments[4])
+        .release();
+  });
 }
 
 PyObject* check_outside_method(PyObject* self, PyObject* what) {
@@ -244,9 +258,9 @@ PyCFunction fast_named(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssi
 PyMethodDef methods[] = {
     {"_attach", attach_method, METH_O, nullptr},
     {"_detach", detach_method, METH_NOARGS, nullptr},
-    {"_claim_turn", claim_turn_method, METH_O, nullptr},
     {"_state_root", state_root_method, METH_NOARGS, nullptr},
-    {"_attempt", attempt_method, METH_NOARGS, nullptr},
+    {"_attempt", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(attempt_method)),
+     METH_FASTCALL, nullptr},
     {"_check_outside", check_outside_method, METH_O, nullptr},
     {"_run_once", fast_named(run_once_method), METH_FASTCALL | METH_KEYWORDS, nullptr},
     {"stats", stats_method, METH_NOARGS,

@@ -3,10 +3,13 @@
 #include <structmember.h>
 
 #include <cstddef>
+#include <memory>
+#include <utility>
 
 #include "bindings/context.h"
 #include "bindings/errors.h"
 #include "bindings/free_list.h"
+#include "bindings/losses.h"
 #include "bindings/represent.h"
 #include "bindings/waiting.h"
 
@@ -21,6 +24,10 @@ struct GuardObject {
   worker::Isolation isolation;
   bool snapshot;
   bool may_retry;
+  bool losing;
+  bool gives_way;
+  worker::TurnWish* wish;        // owned; may be null
+  worker::Footprint* footprint;  // owned: of the conflict that it met; or null
 };
 
 PyTypeObject* guard_type = nullptr;
@@ -42,6 +49,8 @@ int guard_clear(PyObject* self) {
   Py_CLEAR(guard->engine);
   Py_CLEAR(guard->context);
   Py_CLEAR(guard->label);
+  delete std::exchange(guard->wish, nullptr);
+  delete std::exchange(guard->footprint, nullptr);
   return 0;
 }
 
@@ -59,10 +68,14 @@ PyObject* enter(PyObject* self) {
       raise(ErrorClass::kTheus,
             "this guard has been entered before; call engine.transaction() anew for each `with`");
     }
-    guard->context = guard->snapshot
-                         ? open_snapshot(guard->engine, false)
-                         : open_transaction(guard->engine, guard->isolation, guard->label);
+    // While a turn is waited for, others run; the wish is given away so that it is for one opening.
+    const std::unique_ptr<worker::TurnWish> wish(std::exchange(guard->wish, nullptr));
+    guard->context = guard->snapshot ? open_snapshot(guard->engine, false)
+                                     : open_transaction(guard->engine, guard->isolation,
+                                                        guard->label, wish.get());
     guard->context->may_retry = guard->may_retry;
+    guard->context->losing = guard->losing;
+    guard->context->gives_way = guard->gives_way;
     return Ref::borrow(reinterpret_cast<PyObject*>(guard->context)).release();
   });
 }
@@ -79,9 +92,10 @@ void check_same_thread(ContextObject* context) {
 }
 
 // Returns the on_commit functions. Throws the ConflictError.
-Ref commit_or_raise(ContextObject* context) {
-  CommitOutcome outcome = commit_context(context, true);
+Ref commit_or_raise(GuardObject* guard) {
+  CommitOutcome outcome = commit_context(guard->context, true);
   if (outcome.committed) return std::move(outcome.callbacks);
+  guard->footprint = outcome.footprint.release();
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(outcome.conflict.get())),
                   outcome.conflict.get());
   throw PythonError{};
@@ -113,7 +127,7 @@ PyObject* leave(PyObject* self, PyObject* const* arguments) {
       end_context(context, Status::kRolledBack);
     } else {
       check_same_thread(context);
-      run_callbacks(commit_or_raise(context));
+      run_callbacks(commit_or_raise(as_guard(self)));
     }
     return Ref::borrow(Py_False).release();
   });
@@ -158,7 +172,7 @@ PyObject* commit_here(PyObject* self, PyObject*) {
     if (context == nullptr || context->status != Status::kOpen) raise_engine_closed();
     if (context->thread != kHandedOver) raise(ErrorClass::kTheus, "nothing was handed over");
     context->thread = PyThread_get_thread_ident();
-    Ref callbacks = commit_or_raise(context);
+    Ref callbacks = commit_or_raise(as_guard(self));
     return callbacks ? callbacks.release() : Ref::borrow(Py_None).release();
   });
 }
@@ -304,11 +318,20 @@ Ref make_transaction_guard(EngineObject* engine, worker::Isolation isolation, Py
   return track(guard);
 }
 
-Ref make_attempt_guard(EngineObject* engine) {
+Ref make_attempt_guard(EngineObject* engine, const Losses& losses, bool gives_way,
+                       PyObject* previous) {
   GuardObject* guard = new_guard(engine);
+  Ref owner = track(guard);
   guard->isolation = worker::Isolation::kSerializable;
   guard->may_retry = true;
-  return track(guard);
+  guard->losing = wants_turn_soon(losses);
+  guard->gives_way = gives_way;
+  if (wants_turn(losses)) {
+    worker::Footprint* met =
+        Py_TYPE(previous) == guard_type ? as_guard(previous)->footprint : nullptr;
+    guard->wish = new worker::TurnWish(wish_for(losses, met));
+  }
+  return owner;
 }
 
 Ref make_snapshot_guard(EngineObject* engine) {

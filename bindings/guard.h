@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bindings/engine.h"
+#include "bindings/losses.h"
 #include "bindings/ref.h"
 #include "worker/transaction.h"
 
@@ -12,7 +13,9 @@ void make_guard_type(PyObject* module);
 // `label` may be null. Nothing is opened before the `with`.
 Ref make_transaction_guard(EngineObject* engine, worker::Isolation isolation, PyObject* label);
 // Of engine.attempts(): ctx.retry() is allowed.
-Ref make_attempt_guard(EngineObject* engine);
+// For attempts(). `previous`: the guard of the attempt before, or None.
+Ref make_attempt_guard(EngineObject* engine, const Losses& losses, bool gives_way,
+                       PyObject* previous);
 Ref make_snapshot_guard(EngineObject* engine);
 
 }  // namespace theus::bindings

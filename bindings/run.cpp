@@ -4,11 +4,14 @@
 #include <time.h>
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "bindings/context.h"
 #include "bindings/engine.h"
 #include "bindings/errors.h"
+#include "bindings/losses.h"
 #include "bindings/proxy.h"
 #include "bindings/waiting.h"
 #include "worker/retry.h"
@@ -18,12 +21,6 @@ namespace {
 
 constexpr std::uint32_t kRetriesDefault = 16;
 constexpr Py_ssize_t kArgumentsOnStack = 16;
-// A transaction that has lost this often asks for a turn, for as long as it takes, within bounds:
-// a process that is stopped during its turn holds up all others until the turn is over.
-constexpr std::uint32_t kExecutionsBeforeTurn = 4;
-constexpr std::uint64_t kTurnsPerExecution = 3;
-constexpr std::uint64_t kTurnNsMin = 1'000'000;
-constexpr std::uint64_t kTurnNsMax = 1'000'000'000;
 
 Imported exhausted_error{"theus.errors", "_exhausted"};
 Imported sleep_until_changed{"theus._waiting", "sleep_for_retry"};
@@ -36,12 +33,6 @@ std::uint64_t monotonic_ns() {
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
          static_cast<std::uint64_t>(now.tv_nsec);
-}
-
-void claim_turn(EngineObject* engine, std::uint64_t execution_ns) {
-  std::uint64_t turn = std::clamp(execution_ns * kTurnsPerExecution, kTurnNsMin, kTurnNsMax);
-  AttachedPtr attached = attached_session(engine);  // no matter who closes the engine meanwhile
-  attached->session.claim_turn(turn);
 }
 
 [[noreturn]] void refuse_function(PyObject* function) {
@@ -155,6 +146,8 @@ void check_cancelled(const Call& call) {
 // ConflictError, or, after ctx.retry(), the Target.
 struct Execution {
   Ref result, conflict, target;
+  std::unique_ptr<worker::Footprint> footprint;
+  std::uint64_t body_ns = 0;  // where it was timed
 };
 
 // After an exception: the Target if it is this context's own ctx.retry(), whose exception is then
@@ -174,10 +167,15 @@ Ref take_retry(ContextObject* context) {
   return target;
 }
 
-Execution execute(EngineObject* engine, PyObject* function, Call* call, bool last) {
+// `wish`: for the turn; or null. `losing`: the next one may wish for it.
+Execution execute(EngineObject* engine, PyObject* function, Call* call, bool last, bool losing,
+                  const worker::TurnWish* wish) {
   check_cancelled(*call);
   Execution done;
-  ContextObject* context = open_transaction(engine, worker::Isolation::kSerializable, nullptr);
+  ContextObject* context =
+      open_transaction(engine, worker::Isolation::kSerializable, nullptr, wish);
+  const std::uint64_t started_ns = losing ? monotonic_ns() : 0;
+  context->losing = losing;
   Ref owner = Ref::steal(reinterpret_cast<PyObject*>(context));
   context->may_retry = true;
   call->all[0] = owner.get();
@@ -217,11 +215,13 @@ Execution execute(EngineObject* engine, PyObject* function, Call* call, bool las
     end_context(context, Status::kRolledBack);
     throw;
   }
+  if (losing) done.body_ns = monotonic_ns() - started_ns;
   CommitOutcome outcome = commit_context(context, last);
   run_callbacks(outcome.callbacks);
   if (!outcome.committed) {
     done.result = Ref();
     done.conflict = std::move(outcome.conflict);
+    done.footprint = std::move(outcome.footprint);
   }
   return done;
 }
@@ -239,17 +239,21 @@ Execution run_until_decided(EngineObject* engine, PyObject* function, Call* call
   worker::Retry retry(call->retries,
                       reinterpret_cast<std::uintptr_t>(call) ^
                           (attached_session(engine)->session.slot() * 0x9E3779B97F4A7C15ull));
+  Losses losses;
+  std::optional<worker::TurnWish> wish;
   for (;;) {
     bool last = retry.executions() > call->retries;
-    bool losing = retry.executions() + 1 >= kExecutionsBeforeTurn;
-    std::uint64_t started_ns = losing ? monotonic_ns() : 0;
     ++*executions;
-    Execution done = execute(engine, function, call, last);
+    Execution done =
+        execute(engine, function, call, last, wants_turn_soon(losses), wish ? &*wish : nullptr);
     if (done.result || done.target) return done;
     std::uint64_t pause_ns = 0;
     if (!retry.again(&pause_ns)) raise_exhausted(*executions, done.conflict.get());
-    if (losing) {
-      claim_turn(engine, monotonic_ns() - started_ns);
+    ++losses.count;
+    if (wish) ++losses.turns;
+    losses.longest_ns = std::max(losses.longest_ns, done.body_ns);
+    if (wants_turn(losses)) {
+      wish = wish_for(losses, done.footprint.get());
     } else {
       pause(pause_ns);
     }
@@ -299,15 +303,6 @@ PyObject* run_once_method(PyObject* self, PyObject* const* arguments, Py_ssize_t
     Ref pair = done.result ? Ref::check(PyTuple_Pack(2, Py_None, done.result.get()))
                            : Ref::check(PyTuple_Pack(2, done.target.get(), so_far.get()));
     return pair.release();
-  });
-}
-
-PyObject* claim_turn_method(PyObject* self, PyObject* seconds) {
-  return guarded([&] {
-    double duration = PyFloat_AsDouble(seconds);
-    if (duration == -1.0 && PyErr_Occurred() != nullptr) throw PythonError{};
-    claim_turn(as_engine(self), static_cast<std::uint64_t>(std::max(duration, 0.0) * 1e9));
-    return Ref::borrow(Py_None).release();
   });
 }
 

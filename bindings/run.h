@@ -14,7 +14,5 @@ PyObject* run_method(PyObject* engine, PyObject* const* arguments, Py_ssize_t co
 // something in it, nothing is run or committed any more.
 PyObject* run_once_method(PyObject* engine, PyObject* const* arguments, Py_ssize_t count,
                           PyObject* names);
-// _claim_turn(seconds), for attempts(): the turn, given the seconds that one execution takes.
-PyObject* claim_turn_method(PyObject* engine, PyObject* seconds);
 
 }  // namespace theus::bindings

@@ -114,26 +114,30 @@ bool Arbiter::Impl::waits(std::uint32_t other) const {
   return request != space.header().slots[other].answer.load(std::memory_order_relaxed) >> 8;
 }
 
-// The holder's own turn ends with its answer, but not while it has to submit the same again.
-void Arbiter::Impl::end_turn(std::uint32_t other, Outcome outcome) {
+// Read by every lock owner, and without the lock by who sleeps on the word until it changes: such a
+// one looks again under the lock. If we die before the wake-up it sleeps until the turn's time.
+void Arbiter::Impl::end_turn(std::uint32_t other) {
   Header& header = space.writable();
   if (header.turn_slot.load(std::memory_order_relaxed) != other + 1) return;
-  if (outcome == Outcome::kValidateAgain || outcome == Outcome::kJournalFull) return;
   header.turn_slot.store(0, std::memory_order_release);
+  futex_wake(header.turn_slot);
 }
 
 void Arbiter::Impl::answer(std::uint32_t other, Decision decision) {
   SlotRecord& record = space.writable().slots[other];
   Desk& desk = space.desk(other);
-  end_turn(other, decision.outcome);
+  // Not while it has to submit the same again. Of another transaction of its slot: not at all.
+  if (decision.ends_turn && decision.outcome != Outcome::kValidateAgain &&
+      decision.outcome != Outcome::kJournalFull) {
+    end_turn(other);
+  }
   record.answer_version.store(decision.version, std::memory_order_relaxed);
   record.answer_index.store(decision.index, std::memory_order_relaxed);
   record.deaths.store(0, std::memory_order_relaxed);
   // seq_cst with the worker's `sleeping`: either it sees the answer before it sleeps, or we see
   // that it may be asleep.
-  record.answer.store(
-      pack_answer(desk.request.load(std::memory_order_relaxed), decision.outcome),
-      std::memory_order_seq_cst);
+  record.answer.store(pack_answer(desk.request.load(std::memory_order_relaxed), decision.outcome),
+                      std::memory_order_seq_cst);
   record.assigned.store(0, std::memory_order_release);
   if (desk.sleeping.load(std::memory_order_seq_cst) != 0) futex_wake(low_half(record.answer));
 }
@@ -144,7 +148,7 @@ bool Arbiter::Impl::blocked_by_turn(std::uint32_t other) {
   const std::uint32_t holder = header.turn_slot.load(std::memory_order_relaxed);
   if (holder == 0 || holder == other + 1) return false;
   if (monotonic_ns() < header.turn_until_ns.load(std::memory_order_relaxed)) return true;
-  header.turn_slot.store(0, std::memory_order_release);
+  end_turn(holder - 1);
   return false;
 }
 
@@ -238,11 +242,19 @@ bool Arbiter::claim_turn(std::uint64_t nanoseconds) {
   return true;
 }
 
-void Arbiter::end_turn() { impl_->end_turn(impl_->slot, Outcome::kNone); }
+void Arbiter::end_turn() { impl_->end_turn(impl_->slot); }
+
+void Arbiter::wait_for_turn(std::uint64_t timeout_ns) const {
+  const Header& header = impl_->space.header();
+  const std::uint32_t holder = header.turn_slot.load(std::memory_order_acquire);
+  if (holder == 0 || holder == impl_->slot + 1) return;
+  const std::uint64_t until = header.turn_until_ns.load(std::memory_order_relaxed);
+  const std::uint64_t now = monotonic_ns();
+  if (now < until) futex_wait(header.turn_slot, holder, std::min(timeout_ns, until - now));
+}
 
 bool Arbiter::turn_elsewhere() const {
-  const std::uint32_t holder =
-      impl_->space.header().turn_slot.load(std::memory_order_relaxed);
+  const std::uint32_t holder = impl_->space.header().turn_slot.load(std::memory_order_relaxed);
   return holder != 0 && holder != impl_->slot + 1;
 }
 

@@ -71,10 +71,10 @@ class Arbiter {
   // After a delta that was not committed: what had been linked for it becomes garbage. True: again.
   bool abandon_prelinked();
 
-  // Lets no other slot's delta be decided before this process's next one, for at most
-  // `nanoseconds`. False: somebody else has the turn.
+  // Lets no other slot's delta be decided before one of this process that says it ends the turn,
+  // for at most `nanoseconds`. False: somebody else has the turn.
   bool claim_turn(std::uint64_t nanoseconds);
-  // If it is ours. (A decision ends it as well.)
+  // If it is ours.
   void end_turn();
 
   // A wait of this process (waiters.h): registered, armed again with new interests, ended.
@@ -154,6 +154,8 @@ class Arbiter {
 
   // True while another slot has the turn: our delta is not decided before it ends.
   bool turn_elsewhere() const;
+  // Sleeps until that turn ends, or earlier; not at all when there is none.
+  void wait_for_turn(std::uint64_t timeout_ns) const;
 
   LockHolder holder() const;
 

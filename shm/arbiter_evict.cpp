@@ -24,8 +24,7 @@ std::optional<std::uint32_t> Arbiter::lease_spare() {
 std::optional<std::uint32_t> Arbiter::Impl::occupy(SlotState state, std::uint32_t most,
                                                    std::uint32_t pid, std::uint64_t start_time) {
   Header& header = space.writable();
-  const std::uint32_t high =
-      std::min(header.slots_high.load(std::memory_order_relaxed), kMaxSlots);
+  const std::uint32_t high = std::min(header.slots_high.load(std::memory_order_relaxed), kMaxSlots);
   std::uint32_t chosen = high;
   std::uint32_t alike = 0;
   for (std::uint32_t i = 0; i < high; ++i) {
@@ -42,10 +41,9 @@ std::optional<std::uint32_t> Arbiter::Impl::occupy(SlotState state, std::uint32_
   Desk& desk = space.desk(chosen);
   // Counters and label are the tenant's; the request word goes on from where it stands.
   Counters& counters = desk.counters;
-  for (Word* word :
-       {&counters.commits, &counters.read_only, &counters.conflicts, &counters.rollbacks,
-        &counters.combined, &counters.payload_bytes, &counters.lock_waits,
-        &counters.attached_at_ns}) {
+  for (Word* word : {&counters.commits, &counters.read_only, &counters.conflicts,
+                     &counters.rollbacks, &counters.combined, &counters.payload_bytes,
+                     &counters.lock_waits, &counters.attached_at_ns}) {
     word->store(0, std::memory_order_relaxed);
   }
   desk.pid.store(pid, std::memory_order_relaxed);
@@ -107,9 +105,7 @@ bool Arbiter::evict(std::uint32_t gone) {
                                      : Decision{Outcome::kDiscarded});
   }
   record.state.store(static_cast<std::uint32_t>(SlotState::kLeaving), std::memory_order_release);
-  if (header.turn_slot.load(std::memory_order_relaxed) == gone + 1) {
-    header.turn_slot.store(0, std::memory_order_release);
-  }
+  impl_->end_turn(gone);
   impl_->waiters.remove_all_of(gone);
   impl_->clear_pins(gone);
   for (std::uint32_t i = 0; i < kRecordsPerReclaim; ++i) {

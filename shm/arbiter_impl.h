@@ -49,7 +49,7 @@ struct Arbiter::Impl {
   std::optional<std::uint32_t> occupy(SlotState state, std::uint32_t most, std::uint32_t pid,
                                       std::uint64_t start_time);
   void clear_pins(std::uint32_t gone);
-  void end_turn(std::uint32_t other, Outcome outcome);
+  void end_turn(std::uint32_t other);
   bool sweep(std::uint32_t gone);
   void unlink_cells(std::uint64_t extent, std::uint8_t cell_class, bool fresh);
 

@@ -48,7 +48,10 @@ Decision Committer::decide(std::uint32_t slot) noexcept {
     capnp::ReaderOptions options;
     options.traversalLimitInWords = words.size() * 4 + kReadAgainWords;
     capnp::SegmentArrayMessageReader message(kj::arrayPtr(segments, 1), options);
-    return decide_message(slot, message.getRoot<wire::Delta>());
+    const auto delta = message.getRoot<wire::Delta>();
+    Decision decision = decide_message(slot, delta);
+    decision.ends_turn = delta.getEndsTurn();
+    return decision;
   } catch (...) {
     // Cap'n Proto found the message malformed. Nothing has been changed: operations are read
     // before their first store, and what earlier ones stored is taken back here.

@@ -14,6 +14,7 @@ struct Decision {
                               // have held
   std::uint32_t index = 0;    // of a conflict: checks, absences, validated, validatedAbsences, then
                               // operations, then deletes, counted through
+  bool ends_turn = false;     // says the delta
 };
 
 }  // namespace theus::shm

@@ -23,6 +23,8 @@ struct Delta {
 
   deletes @10 :List(UInt64);  # Links of the KeyRecords to delete, after all operations. One word
                               # each: a full state has no room for a long message
+  endsTurn @11 :Bool;         # the slot's turn is this delta's, if it has one, and over once it is
+                              # decided
 }
 
 # One per leaf that is read, one per binding on the way to it.

@@ -75,12 +75,12 @@ enum class ValueKind : std::uint8_t {
   kNone = 1,
   kFalse,
   kTrue,
-  kInt,     // value[0]: two's complement
-  kFloat,   // value[0]: IEEE bits
-  kStr,     // inline UTF-8 of `inline length` bytes
-  kBytes,   // inline
-  kNode,    // value[0]: Link of a NodeRecord
-  kBlock,   // value[0]: Link of a Block that holds an encoded leaf (codec: bindings/codec)
+  kInt,         // value[0]: two's complement
+  kFloat,       // value[0]: IEEE bits
+  kStr,         // inline UTF-8 of `inline length` bytes
+  kBytes,       // inline
+  kNode,        // value[0]: Link of a NodeRecord
+  kBlock,       // value[0]: Link of a Block that holds an encoded leaf (codec: bindings/codec)
   kStrBlock,    // value[0]: Link of a Block of raw UTF-8
   kBytesBlock,  // value[0]: Link of a Block of raw bytes
 };
@@ -143,12 +143,12 @@ inline constexpr std::uint64_t kAlignedPayload = 64;               // payload th
 
 // One per 64 KiB of the extent area. `head` is non-zero exactly where a run of extents begins.
 struct ExtentRecord {
-  Word head;           // kind << 56 | class << 48 | owner slot << 32 | length in extents
-  HalfWord free_list;  // index of the first free cell that its owner has not yet taken, kNoCell
-  HalfWord listed;     // 1: stands in its owner's (or the orphans') list of extents to collect
-  HalfWord list_next;  // extent index + 1 of the next in that list
-  HalfWord list_prev;  // extent index + 1 of the one before it in that list, 0: it is the first
-  HalfWord free_count; // cells in the free list
+  Word head;            // kind << 56 | class << 48 | owner slot << 32 | length in extents
+  HalfWord free_list;   // index of the first free cell that its owner has not yet taken, kNoCell
+  HalfWord listed;      // 1: stands in its owner's (or the orphans') list of extents to collect
+  HalfWord list_next;   // extent index + 1 of the next in that list
+  HalfWord list_prev;   // extent index + 1 of the one before it in that list, 0: it is the first
+  HalfWord free_count;  // cells in the free list
   HalfWord reserved;
 };
 static_assert(sizeof(ExtentRecord) == 32);
@@ -190,14 +190,14 @@ inline constexpr std::uint32_t kCellClassCount = 26;
 
 // The arbiter's side of a slot, in the data segment.
 struct alignas(64) SlotRecord {
-  Word answer;          // sequence << 8 | Outcome; release, after the fields below. Waited on.
+  Word answer;  // sequence << 8 | Outcome; release, after the fields below. Waited on.
   Word answer_version;
   HalfWord answer_index;
-  HalfWord deaths;      // lock owners that died while working on this slot's request
-  Word assigned;        // version under work; cleared by repair when above the clock
-  Word assigned_request;  // the request it is for: a version outlives its answer if its maker dies
-  HalfWord state;       // SlotState
-  HalfWord pid;         // of the worker, for winner_pid and theus-top
+  HalfWord deaths;         // lock owners that died while working on this slot's request
+  Word assigned;           // version under work; cleared by repair when above the clock
+  Word assigned_request;   // the request it is for: a version outlives its answer if its maker dies
+  HalfWord state;          // SlotState
+  HalfWord pid;            // of the worker, for winner_pid and theus-top
   Word admitted_sequence;  // counts admissions of this slot: tells one tenant from the next
   HalfWord nursery;        // unit of the newest node that is linked but not yet bound, or 0
   HalfWord collect[kCellClassCount];  // per class: extent index + 1 with cells to take back
@@ -205,14 +205,14 @@ struct alignas(64) SlotRecord {
 
 // Counters of one worker: written by it alone (relaxed), read by theus-top.
 struct alignas(64) Counters {
-  Word commits;        // read-write transactions committed
-  Word read_only;      // transactions ended without a write
-  Word conflicts;      // attempts rejected by arbitration
-  Word rollbacks;      // attempts given up by the program
-  Word combined;       // deltas of other workers this one arbitrated
-  Word payload_bytes;  // bytes written into blocks
-  Word lock_waits;     // times it slept on the answer word or the lock
-  Word attached_at_ns; // CLOCK_MONOTONIC
+  Word commits;         // read-write transactions committed
+  Word read_only;       // transactions ended without a write
+  Word conflicts;       // attempts rejected by arbitration
+  Word rollbacks;       // attempts given up by the program
+  Word combined;        // deltas of other workers this one arbitrated
+  Word payload_bytes;   // bytes written into blocks
+  Word lock_waits;      // times it slept on the answer word or the lock
+  Word attached_at_ns;  // CLOCK_MONOTONIC
 };
 
 inline constexpr std::uint32_t kPinsPerDesk = 2048;
@@ -223,18 +223,18 @@ inline constexpr std::uint32_t kLabelBytes = 64;
 // A pin word holds version + 1; 0 is free. `pins_high` only grows, and is stored before the first
 // use of a pin beyond it, so that a scan that reads it later than the pin's store covers the pin.
 struct Desk {
-  alignas(64) Word request;         // sequence of the newest submission; seq_cst
-  Word submission_link;             // 0: in `submission`; otherwise the Link of a leased run
-  Word submission_words;            // length in 8-byte words
-  HalfWord sleeping;                // 1: its worker may be asleep on the answer word
+  alignas(64) Word request;  // sequence of the newest submission; seq_cst
+  Word submission_link;      // 0: in `submission`; otherwise the Link of a leased run
+  Word submission_words;     // length in 8-byte words
+  HalfWord sleeping;         // 1: its worker may be asleep on the answer word
   HalfWord pid;
-  Word start_time;                  // of the process, clock ticks since boot (/proc/pid/stat, 22)
-  HalfWord leaving;                 // admitted_sequence of the tenant that is done with the slot
+  Word start_time;   // of the process, clock ticks since boot (/proc/pid/stat, 22)
+  HalfWord leaving;  // admitted_sequence of the tenant that is done with the slot
   Counters counters;
   char label[kLabelBytes];
   alignas(64) HalfWord pins_high;
   HalfWord block_pins_high;
-  Word pin_taken_ns[8];             // CLOCK_MONOTONIC_COARSE of the first pins, for theus-top
+  Word pin_taken_ns[8];  // CLOCK_MONOTONIC_COARSE of the first pins, for theus-top
   alignas(kPageBytes) Word pins[kPinsPerDesk];
   alignas(kPageBytes) Word block_pins[kBlockPinsPerDesk];  // Link of a Block, 0: free
   alignas(kPageBytes) std::byte submission[kSubmissionBytes];
@@ -255,7 +255,7 @@ struct alignas(64) WaiterRecord {
   HalfWord slot;   // slot + 1 of the process that waits, 0: free
   HalfWord count;  // of interests; kEverything: every commit
   HalfWord reserved;
-  Word bloom;      // one bit for each interest: most records are passed over with one look
+  Word bloom;  // one bit for each interest: most records are passed over with one look
   Word interest[kWaiterInterests];
 };
 static_assert(sizeof(WaiterRecord) == 256);
@@ -275,9 +275,9 @@ struct JournalEntry {
 inline constexpr std::uint64_t kNoVersion = ~std::uint64_t{0};  // a step that is no commit
 
 struct Journal {
-  Word version;         // the commit these entries belong to, or kNoVersion
-  Word count;           // entries that count; release, after the entry and before the store
-  Word region_offset;   // where the entries are: the header's own, or a run the delta brought
+  Word version;        // the commit these entries belong to, or kNoVersion
+  Word count;          // entries that count; release, after the entry and before the store
+  Word region_offset;  // where the entries are: the header's own, or a run the delta brought
   Word region_entries;
 };
 
@@ -296,9 +296,9 @@ struct Header {
   Word extent_count;
   Word reserve_at;  // extents from here on are for deltas that only free (extents.h)
   Word hash_seed;
-  Word created_at_ns;   // CLOCK_REALTIME
+  Word created_at_ns;  // CLOCK_REALTIME
   HalfWord coordinator_pid;
-  HalfWord isolated;    // 1: only the coordinator takes the lock
+  HalfWord isolated;  // 1: only the coordinator takes the lock
 
   alignas(64) Word clock;          // the newest committed version; its store is the commit
   alignas(64) Word reclaim_clock;  // versions that died at or below it may be gone
@@ -315,36 +315,36 @@ struct Header {
   // owner that then looks at its request. A hint: whoever sleeps does so for 10 ms at most.
   alignas(64) Word waiting[kMaxSlots / 64];
 
-  alignas(64) Word root;             // Link of the root NodeRecord
-  Word key_count;                    // KeyRecords in the index
-  HalfWord bucket_bits;              // log2 of the number of buckets in use
-  HalfWord segments_ready;           // directory segments that exist
-  Word retained_head;                // retained queue of keys: unit, 0: empty
+  alignas(64) Word root;    // Link of the root NodeRecord
+  Word key_count;           // KeyRecords in the index
+  HalfWord bucket_bits;     // log2 of the number of buckets in use
+  HalfWord segments_ready;  // directory segments that exist
+  Word retained_head;       // retained queue of keys: unit, 0: empty
   Word retained_tail;
   Word retained_count;
-  Word dead_head;                    // dead queue of nodes: unit
+  Word dead_head;  // dead queue of nodes: unit
   Word dead_tail;
   Word dead_count;
-  HalfWord orphans[kCellClassCount]; // per class: extent index + 1 of ownerless extents
-  Word used_extents;                 // not free
-  Word backed_extents;               // with memory behind them
+  HalfWord orphans[kCellClassCount];  // per class: extent index + 1 of ownerless extents
+  Word used_extents;                  // not free
+  Word backed_extents;                // with memory behind them
   // Where searches for free extents begin. Hints: not journalled, checked before use.
-  Word low_hint;                     // no free extent is known below it
-  Word run_hint;                     // where the last search for a longer run ended
-  Word ring_next;                    // position of the next CommittedWrite
+  Word low_hint;   // no free extent is known below it
+  Word run_hint;   // where the last search for a longer run ended
+  Word ring_next;  // position of the next CommittedWrite
   // The turn: while it is taken, deltas of other slots wait, so that a transaction that has lost
-  // too often commits. Ends with the holder's next commit, decided or not, its death, or by itself.
-  HalfWord turn_slot;                // slot + 1, 0: nobody's
-  HalfWord turns;                    // given so far
-  Word turn_until_ns;                // CLOCK_MONOTONIC
-  HalfWord backlog;                  // 1: the janitor is wanted; it sleeps on this word
-  HalfWord reserve_returns;          // runs given back to the reserve; who wants one sleeps on it
+  // too often commits. Ends when that is decided or given up, with its process, or by itself.
+  HalfWord turn_slot;        // slot + 1, 0: nobody's; slept on by who wants it next
+  HalfWord turns;            // given so far
+  Word turn_until_ns;        // CLOCK_MONOTONIC
+  HalfWord backlog;          // 1: the janitor is wanted; it sleeps on this word
+  HalfWord reserve_returns;  // runs given back to the reserve; who wants one sleeps on it
   // The pool: free memory that is kept warm (arbiter_pool.cpp). Hints, all three.
-  HalfWord pool;   // PoolWatch
-  Word warm_keep;  // extents of it that stay, however little is in use
-  Word warm_low;   // fewest there have been since the janitor looked
-  HalfWord waiters;                  // records of `waiting_table` in use
-  HalfWord waiters_high;             // none is in use from here on
+  HalfWord pool;          // PoolWatch
+  Word warm_keep;         // extents of it that stay, however little is in use
+  Word warm_low;          // fewest there have been since the janitor looked
+  HalfWord waiters;       // records of `waiting_table` in use
+  HalfWord waiters_high;  // none is in use from here on
   alignas(64) Journal journal;
 
   alignas(kPageBytes) SlotRecord slots[kMaxSlots];

@@ -13,6 +13,7 @@
 #include "worker/inheritance.h"
 #include "worker/session.h"
 #include "worker/stock.h"
+#include "worker/turns.h"
 
 namespace theus::worker {
 
@@ -89,16 +90,17 @@ struct Session::Internals {
   const shm::Space& space;
   shm::Arbiter arbiter;
   shm::Pins pins;
-  shm::SlotRecord* slot_record;    // readable address: written by the lock owner
+  shm::SlotRecord* slot_record;  // readable address: written by the lock owner
   shm::Desk* desk;
   Stock stock;
   ForkGuard fork_guard;
   std::vector<SharedPin> shared_pins;
   std::uint32_t newest_pin = 0;
-  std::uint64_t sequence;          // of the newest submission
-  std::uint32_t admission;         // tells our stay in the slot from others
+  std::uint64_t sequence;   // of the newest submission
+  std::uint32_t admission;  // tells our stay in the slot from others
   WaitHook* wait_hook = nullptr;
-  std::mutex submission_mutex;     // one submission at a time from this process
+  std::mutex submission_mutex;  // one submission at a time from this process
+  Turns turns{*this};
   std::mutex block_pin_mutex;
   std::vector<std::uint32_t> free_block_pins;
   std::uint32_t block_pins_high = 0;

@@ -64,7 +64,7 @@ CommitResult Transaction::submit_merged(Merger& merger, CommitResult result) {
   State& s = *state_;
   int turns = 0;
   for (int merges = 0; result.at_write && merges < kMergesMax && turns < kTurnsMax; ++merges) {
-    if (merges >= kMergesWithoutTurn && s.session.claim_turn(kMergeTurnNs)) ++turns;
+    if (merges >= kMergesWithoutTurn && s.in.turns.claim_now(s, kMergeTurnNs)) ++turns;
     if (!merge(merger, result.conflict)) break;
     result = s.submit();
   }

@@ -177,14 +177,6 @@ bool Session::forked() const { return internals_->fork_guard.forked(); }
 bool Session::keeps_views() const { return internals_->fork_guard.keeps_views(); }
 const shm::Space& Session::space() const { return internals_->space; }
 
-bool Session::claim_turn(std::uint64_t nanoseconds) {
-  Internals& in = *internals_;
-  in.lock(OnSignal::kGiveUp);
-  const bool claimed = in.arbiter.claim_turn(nanoseconds);
-  in.arbiter.unlock();
-  return claimed;
-}
-
 std::uint32_t Session::pin_block(std::uint64_t block) {
   Internals& in = *internals_;
   if (!in.fork_guard.keeps_views()) {

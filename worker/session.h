@@ -85,11 +85,6 @@ class Session {
   bool keeps_views() const;
   const shm::Space& space() const;
 
-  // Asks that no other process commits before this one's next commit, for at most `nanoseconds`:
-  // for a transaction that has lost too often. Call before Transaction::begin. The turn ends with
-  // the next decided commit. False: somebody else has it. May wait (WaitHook).
-  bool claim_turn(std::uint64_t nanoseconds);
-
   // Keeps a block's bytes (a held view) for as long as the pin stands. Call while a snapshot pin
   // still covers it. Returns a handle. Throws Error when the process holds too many views.
   std::uint32_t pin_block(std::uint64_t block);

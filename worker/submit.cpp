@@ -402,6 +402,7 @@ Outcome hand_in(Transaction::State& s, Message& message, wire::Delta::Builder de
   Session::Internals& in = s.in;
   for (int catch_up = 0;; ++catch_up) {
     delta.setSequence(in.sequence + 1);
+    delta.setEndsTurn(in.turns.belong_to(s));
     if (in.before_request) in.before_request();
     ++in.sequence;
     in.desk->request.store(in.sequence, std::memory_order_seq_cst);
@@ -437,9 +438,7 @@ std::optional<Refuted> prepare_read_set(Transaction::State& s, Plan& plan, int r
     return std::nullopt;
   }
   if (round >= kRoundsWithoutTurn) {
-    s.in.lock(OnSignal::kGiveUp);
-    s.in.arbiter.claim_turn(kValidationTurnNs);  // if it is somebody else's, this round is plain
-    s.in.arbiter.unlock();
+    s.in.turns.claim_now(s, kValidationTurnNs);  // if it is somebody else's, this round is plain
   }
   Waiting waits(s.in.wait_hook);  // it may take milliseconds
   const auto refuted = validate(s, plan);

@@ -1,8 +1,12 @@
 #include "worker/transaction.h"
 
+#include <unistd.h>
+
 #include <bit>
 #include <cstring>
+#include <utility>
 
+#include "worker/footprint.h"
 #include "worker/reader.h"
 #include "worker/transaction_state.h"
 
@@ -24,6 +28,14 @@ Entry* EntryTable::find(std::uint64_t hash, const Mapping* mapping, KeyView key)
         entry->key.canonical() == key.canonical()) {
       return entry;
     }
+  }
+  return nullptr;
+}
+
+const Entry* EntryTable::find(std::uint64_t hash) const {
+  const std::size_t mask = slots_.size() - 1;
+  for (std::size_t i = hash & mask; slots_[i] != nullptr; i = (i + 1) & mask) {
+    if (slots_[i]->hash == hash) return slots_[i];
   }
   return nullptr;
 }
@@ -60,6 +72,13 @@ void Transaction::State::require_open() const {
   if (!open) throw Error("the transaction is over");
   if (session.forked()) {
     throw Error("this transaction belongs to the parent process; start one of its own after fork");
+  }
+}
+
+void Transaction::State::require_startable() const {
+  if (open) throw Error("the transaction has already begun");
+  if (session.forked()) {
+    throw Error("this session belongs to the parent process; attach again after fork");
   }
 }
 
@@ -229,20 +248,6 @@ void Transaction::State::bury_prelinked() noexcept {
   prelinked = false;
 }
 
-// A turn is over with the decision that it was claimed for, and that may have been made here:
-// refuted while it validated, out of memory, interrupted. Nobody waits for the rest of it.
-void Transaction::State::end_turn() noexcept {
-  const shm::HalfWord& holder = in.space.header().turn_slot;
-  if (in.lost || holder.load(std::memory_order_relaxed) != in.attachment.slot + 1) return;
-  try {
-    in.lock(OnSignal::kGoOn);
-    in.arbiter.end_turn();
-    in.arbiter.unlock();
-  } catch (const CoordinatorLost&) {
-    in.lost = true;
-  }
-}
-
 void Transaction::State::give_back_held() {
   for (const HeldCell& cell : held) {
     if (in.stock.held(cell.link)) in.stock.give_back(cell.link, cell.cell_class);
@@ -253,7 +258,10 @@ void Transaction::State::give_back_held() {
 void Transaction::State::finish() {
   if (!open) return;
   open = false;
-  if (!session.forked()) give_back();
+  if (!session.forked()) {
+    give_back();
+    in.turns.end(*this);
+  }
   if (user_hook != nullptr) {
     for (Entry* entry : entries) {
       if (entry->user == nullptr) continue;
@@ -266,26 +274,17 @@ void Transaction::State::finish() {
 
 CommitResult Transaction::State::submit() {
   const SubmissionTurn turn(*this);
+  if (const Entry* entry = turn.gives_way()) {
+    CommitResult result;
+    result.status = CommitResult::Status::kConflict;
+    result.conflict = entry;
+    result.gave_way = true;
+    result.winner_pid = static_cast<std::uint32_t>(getpid());
+    return result;
+  }
   const CommitResult result = submit_transaction(*this);
   had_prelinked = prelinked;
   return result;
-}
-
-// --- SubmissionTurn
-
-SubmissionTurn::SubmissionTurn(Transaction::State& state)
-    : state_(state), lock_(state.in.submission_mutex, std::try_to_lock) {
-  if (!lock_.owns_lock()) {
-    const Waiting waits(state.in.wait_hook);
-    lock_.lock();
-  }
-  // Of whoever went before, a submission may still be read.
-  state.in.require_place();
-}
-
-SubmissionTurn::~SubmissionTurn() {
-  state_.bury_prelinked();
-  state_.end_turn();
 }
 
 // --- Transaction
@@ -294,12 +293,18 @@ Transaction::Transaction(Session& session) : state_(std::make_unique<State>(sess
 
 Transaction::~Transaction() { rollback(); }
 
+bool Transaction::claim_turn(TurnWish wish) {
+  if (open()) return state_->in.turns.claim_now(*state_, wish.nanoseconds);
+  state_->require_startable();
+  state_->claimed = true;
+  return state_->in.turns.claim(*state_, std::move(wish));
+}
+
+Footprint Transaction::footprint() const { return footprint_of(*state_); }
+
 void Transaction::begin(Isolation isolation) {
   State& s = *state_;
-  if (s.open) throw Error("the transaction has already begun");
-  if (s.session.forked()) {
-    throw Error("this session belongs to the parent process; attach again after fork");
-  }
+  s.require_startable();
   s.arena.reset();
   s.table.clear();
   s.entries.clear();
@@ -313,6 +318,7 @@ void Transaction::begin(Isolation isolation) {
   s.hash_seed = s.in.space.header().hash_seed.load(std::memory_order_relaxed);
   s.root = s.new_mapping(nullptr, s.in.space.header().root.load(std::memory_order_relaxed));
   s.open = true;
+  s.claimed = false;  // finish() ends it from here on
 }
 
 bool Transaction::open() const { return state_->open; }
@@ -571,9 +577,10 @@ bool Transaction::has_writes() const { return !state_->written.empty(); }
 
 void Transaction::set_user_hook(UserHook hook) { state_->user_hook = hook; }
 
-CommitResult Transaction::commit(Merger* merger) {
+CommitResult Transaction::commit(Merger* merger, bool gives_way) {
   State& s = *state_;
   s.require_open();
+  s.gives_way = gives_way;
   if (s.written.empty()) {
     CommitResult result;
     result.status = CommitResult::Status::kReadOnly;
@@ -597,7 +604,10 @@ CommitResult Transaction::commit(Merger* merger) {
 
 void Transaction::rollback() {
   State& s = *state_;
-  if (!s.open) return;
+  if (!s.open) {
+    if (std::exchange(s.claimed, false) && !s.session.forked()) s.in.turns.end(s);
+    return;
+  }
   if (!s.session.forked() && !s.written.empty()) {
     s.count(s.in.desk->counters.rollbacks);
   }

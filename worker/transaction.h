@@ -18,6 +18,7 @@
 #include "shm/key.h"
 #include "shm/link.h"
 #include "worker/session.h"
+#include "worker/turn.h"
 
 namespace theus::worker {
 
@@ -165,6 +166,7 @@ struct CommitResult {
   const Entry* conflict = nullptr;  // the entry that had changed (its path names the conflict)
   const Mapping* conflict_mapping = nullptr;  // or the mapping whose set of keys had changed
   bool at_write = false;  // the write of `conflict` met it, not something that was read
+  bool gave_way = false;  // nothing has changed yet: it is the turn of another in this thread
   std::uint64_t winner_version = 0;
   std::uint32_t winner_pid = 0;  // 0: no longer known
 };
@@ -187,6 +189,15 @@ class Transaction {
   ~Transaction();  // rolls back if open
   Transaction(const Transaction&) = delete;
   Transaction& operator=(const Transaction&) = delete;
+
+  // Best before begin(): nobody commits what would make this transaction lose until it has ended,
+  // for at most so long; for one that has lost too often. Others of this session wait with their
+  // commits if these meet what is expected of it or what it has done so far; other processes in any
+  // case. Waits as long as the wish's patience, except when it is open already. Throws
+  // CoordinatorLost. False: it is another's turn, here or elsewhere.
+  bool claim_turn(TurnWish wish);
+  // After commit(), until the next begin(): what it has read and written.
+  Footprint footprint() const;
 
   // Pins the newest version and starts. Reusable: begin() may follow commit() or rollback(); what
   // was allocated is kept for the next use.
@@ -272,7 +283,11 @@ class Transaction {
   //
   // `merger` may make entries whose write has met a conflict from the newest version anew; then the
   // delta is submitted again, for a bounded number of times.
-  CommitResult commit(Merger* merger = nullptr);
+  //
+  // If what it writes meets the turn of another transaction of this session, it waits until that is
+  // over. It cannot wait for one of its own thread: then it goes on, or, with `gives_way`, is a
+  // conflict.
+  CommitResult commit(Merger* merger = nullptr, bool gives_way = false);
   void rollback();
 
   struct State;  // worker/transaction_state.h

@@ -16,6 +16,7 @@ namespace theus::worker {
 class EntryTable {
  public:
   Entry* find(std::uint64_t hash, const Mapping* mapping, KeyView key) const;
+  const Entry* find(std::uint64_t hash) const;  // the first with that hash
   void insert(Entry* entry);
   void clear();
 
@@ -59,17 +60,20 @@ struct Transaction::State {
   std::vector<Entry*> entries;
   std::vector<Entry*> written;
   std::vector<Mapping*> mappings;
-  std::uint32_t writes = 0;        // numbers the writes
-  bool reordered = false;          // `written` is not in the order of Entry::order
+  std::uint32_t writes = 0;  // numbers the writes
+  bool reordered = false;    // `written` is not in the order of Entry::order
   Mapping* root = nullptr;
   std::vector<HeldCell> held;
   PlanHolder plan;
   bool prelinked = false;  // parts of the delta are linked already: if it fails they are garbage
   bool had_prelinked = false;  // in the last submission
-  Use use = Use::kAny;     // what cells are taken for
+  Use use = Use::kAny;         // what cells are taken for
+  bool gives_way = false;      // to a turn of its own thread
+  bool claimed = false;        // a turn before begin(): to be ended even if that never comes
   UserHook user_hook = nullptr;
 
   void require_open() const;
+  void require_startable() const;
   Mapping* new_mapping(Entry* bound_at, std::uint64_t node);
   Entry* make_entry(Mapping* mapping, KeyView key, std::uint64_t hash);
   void adopt_found(Entry* entry, const struct Found& found);
@@ -91,7 +95,6 @@ struct Transaction::State {
   void give_back();
   void give_back_held();
   void bury_prelinked() noexcept;
-  void end_turn() noexcept;
 
   CommitResult submit();
 
@@ -103,7 +106,8 @@ struct Transaction::State {
 };
 
 // A process submits one delta at a time, and what it links in advance for it is bound or buried
-// before the next: held around submit_transaction().
+// before the next: held around submit_transaction(). Waits for the turn of whomever it would make
+// lose.
 class SubmissionTurn {
  public:
   explicit SubmissionTurn(Transaction::State& state);
@@ -111,8 +115,14 @@ class SubmissionTurn {
   SubmissionTurn(const SubmissionTurn&) = delete;
   SubmissionTurn& operator=(const SubmissionTurn&) = delete;
 
+  // Not null: it must not be submitted, for this entry meets the turn of another.
+  const Entry* gives_way() const { return gives_way_; }
+
  private:
+  void take();
+
   Transaction::State& state_;
+  const Entry* gives_way_ = nullptr;
   std::unique_lock<std::mutex> lock_;
 };
 

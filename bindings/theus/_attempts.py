@@ -12,6 +12,11 @@ reports a lost conflict through sys.unraisablehook.
 
 A `with` that ends with its ctx.retry() sleeps until something changes, and then is as one that met
 a conflict, except that the attempts are counted anew.
+
+An attempt whose commit meets the turn of another transaction of this thread, which is one of
+another asyncio task, cannot wait for it and gives way: it is made again and does not count. That
+helps only if the other task runs in between. Where it has not, because nothing in the attempt
+awaits, or not for very long, the attempts after it give way no more.
 """
 
 from __future__ import annotations
@@ -30,12 +35,16 @@ from theus._waiting import deadline_of, sleep_for_retry
 from theus.errors import ConflictError, TheusError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from theus import _theus
     from theus._engine import Engine
 
 _FIRST_PAUSE_S = 2e-6
 _PAUSE_MAX_S = 1e-3
-_EXECUTIONS_BEFORE_TURN = 3
+_PAUSE_OF_TASKS_MAX_S = 1e-4  # all tasks of the thread pause
+_PAUSES_MAX = 2  # then the attempts have asked for the turn
+_GIVES_WAY_S = 10.0
 
 
 class Attempt:
@@ -56,9 +65,10 @@ class Attempt:
         if self._guard is not None:
             raise TheusError("an attempt is for one `with`; take the next one from the loop")
         self._loop.unused = False
-        self._guard = guard = self._loop.engine._attempt()
+        self._guard = guard = self._loop.guard()
         ctx = guard.__enter__()
         self._transaction = ctx.transaction
+        self._loop.started = time.monotonic()
         return ctx
 
     def __exit__(
@@ -73,10 +83,11 @@ class Attempt:
             self._guard.__exit__(errors._Retry, None, None)
             self._loop.retry(target, sys._getframe(1))
             return True
+        self._loop.note_duration()
         try:
             self._guard.__exit__(kind, value, traceback)
         except ConflictError as conflict:
-            self._loop.met(conflict, sys._getframe(1))
+            self._loop.met(conflict, self._guard, sys._getframe(1))
         else:
             self.committed = self._transaction.version is not None
             self._loop.over = True
@@ -97,7 +108,12 @@ class _Loop:
         self._deadline = deadline
         self._begin_anew()
         self._executions = 0
-        self._started = 0.0
+        self._met: _theus.ContextGuard | None = None  # of the last attempt that met a conflict
+        self.started = 0.0
+        self._longest = 0.0
+        self._gives_way_until: float | None = None
+        self._gives_way = True
+        self._others_ran = True
         self._place: tuple[CodeType, int] | None = None
 
     def __repr__(self) -> str:
@@ -106,6 +122,8 @@ class _Loop:
     def _begin_anew(self) -> None:
         self._left = self._n
         self._made = 0  # since then
+        self._turns = 0  # of these, those that had asked for a turn
+        self._ways_given = 0  # and those that gave way
 
     def __iter__(self) -> Iterator[Attempt]:
         return self
@@ -118,20 +136,35 @@ class _Loop:
         self._conflict = None
         frame = sys._getframe(1)
         self._place = (frame.f_code, frame.f_lasti)
-        if self._made >= _EXECUTIONS_BEFORE_TURN:
-            self.engine._claim_turn(time.monotonic() - self._started)
-        elif self._made > 1:
-            bound = min(_FIRST_PAUSE_S * 2 ** min(self._made - 2, 20), _PAUSE_MAX_S)
-            time.sleep(random.random() * bound)
-        self._made += 1
+        if self._ways_given > 0:
+            _pause(self._ways_given, _PAUSE_OF_TASKS_MAX_S)
+        elif 1 < self._made <= _PAUSES_MAX:
+            _pause(self._made - 1, _PAUSE_MAX_S)
         self._executions += 1
         self._left -= 1
-        self._started = time.monotonic()
         self.unused = True
         return Attempt(self)
 
-    def met(self, conflict: ConflictError, frame: FrameType) -> None:
+    def guard(self) -> _theus.ContextGuard:
+        """For the current attempt."""
+        guard = self.engine._attempt(
+            self._made, self._turns, self._longest, self._gives_way, self._met
+        )
+        self._made += 1
+        return guard
+
+    def note_duration(self) -> None:
+        """The current attempt's body is at its end."""
+        self._longest = max(self._longest, time.monotonic() - self.started)
+
+    def met(self, conflict: ConflictError, guard: _theus.ContextGuard, frame: FrameType) -> None:
         """The current attempt met a conflict, and its `with` in `frame` is at its end."""
+        self._met = guard
+        if conflict._gave_way:
+            self._left += 1
+            self._note_way_given()
+        elif self._made > _PAUSES_MAX + 1:
+            self._turns += 1
         if self._left <= 0:
             self.over = True
             raise errors._exhausted(self._executions, conflict)
@@ -139,6 +172,21 @@ class _Loop:
             self.over = True
             raise conflict
         self._conflict = conflict
+
+    def _note_way_given(self) -> None:
+        self._ways_given += 1
+        now = time.monotonic()
+        if self._gives_way_until is None:
+            self._gives_way_until = now + _GIVES_WAY_S
+        loop = _running_loop()
+        if loop is None or not self._others_ran or now > self._gives_way_until:
+            self._gives_way = False
+        else:
+            self._others_ran = False
+            loop.call_soon(self._note_others_ran)
+
+    def _note_others_ran(self) -> None:
+        self._others_ran = True
 
     def retry(self, target: _theus.Target, frame: FrameType) -> None:
         """The current attempt has called ctx.retry(), and its `with` in `frame` is at its end."""
@@ -169,6 +217,17 @@ class _Loop:
             "a loop over engine.attempts() was left although its last attempt had met a conflict; "
             "what that attempt wrote is lost"
         ) from self._conflict
+
+
+def _pause(number: int, most_s: float) -> None:
+    bound = min(_FIRST_PAUSE_S * 2 ** min(number - 1, 20), most_s)
+    time.sleep(random.random() * bound)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    # Who runs a loop has imported it.
+    running = sys.modules.get("asyncio")
+    return None if running is None else running._get_running_loop()
 
 
 def attempts(engine: Engine, n: int, timeout: float | None) -> Iterator[Attempt]:

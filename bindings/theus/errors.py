@@ -27,13 +27,15 @@ class ConflictError(TransientError):
     """Another transaction was faster; nothing was written.
 
     paths: what had changed. winner_pid: who changed it (None: no longer known). snapshot_version:
-    the version this transaction had read. version: the version that changed it.
+    the version this transaction had read. version: the version that changed it (None: it is the
+    turn of another transaction of this thread, which is about to).
     """
 
     paths: tuple[Path, ...] = ()
     winner_pid: int | None = None
     snapshot_version: int | None = None
     version: int | None = None
+    _gave_way = False  # nothing had changed yet: it was the turn of another in this thread
 
 
 class RetriesExhausted(TransientError):
@@ -113,19 +115,21 @@ def _conflict(
     winner_version: int,
     snapshot_version: int,
     keys_changed: bool,
+    gave_way: bool,
 ) -> ConflictError:
     what = "something that was read" if path is None else _text(path)
     if keys_changed:
         what = f"the set of keys of {what}"
     by = f" by pid {winner_pid}" if winner_pid else ""
-    error = ConflictError(
-        f"{what} was changed{by} (version {winner_version} > snapshot {snapshot_version}); "
-        "nothing was written; use engine.run(fn) to retry"
-    )
+    how = f"was changed{by} (version {winner_version} > snapshot {snapshot_version})"
+    if gave_way:
+        how = f"is in use{by}: it is the turn of another transaction of this thread"
+    error = ConflictError(f"{what} {how}; nothing was written; use engine.run(fn) to retry")
     error.paths = () if path is None else (path,)
     error.winner_pid = winner_pid or None
     error.snapshot_version = snapshot_version
-    error.version = winner_version
+    error.version = None if gave_way else winner_version
+    error._gave_way = gave_way
     return error
 
 

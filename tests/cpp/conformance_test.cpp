@@ -326,7 +326,7 @@ TEST_P(Conformance, ALongTransactionAmongShortOnesIsGivenItsTurn) {
     }
     Transaction t(s);
     for (int attempt = 0; attempt < 17; ++attempt) {
-      if (attempt >= 4) s.claim_turn(200'000'000);
+      if (attempt >= 4) t.claim_turn({.nanoseconds = 200'000'000});
       t.begin(Isolation::kSerializable);
       std::int64_t sum = 0;
       // Long enough that somebody commits meanwhile, unless he may not.

@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <exception>
+#include <fstream>
 
 namespace theus::testing {
 
@@ -98,8 +99,8 @@ void run_workers(World& world, Kind kind, int count,
     std::vector<std::thread> threads;
     std::vector<std::unique_ptr<Session>> sessions;
     for (int i = 0; i < count; ++i) {
-      sessions.push_back(std::make_unique<Session>(world.attachment(world.admit(getpid())),
-                                                   world.shared_space()));
+      sessions.push_back(
+          std::make_unique<Session>(world.attachment(world.admit(getpid())), world.shared_space()));
     }
     for (int i = 0; i < count; ++i) {
       threads.emplace_back([&, i] {
@@ -167,6 +168,14 @@ void commit(Session& session, const std::function<void(Transaction&)>& body, int
     if (result.status != CommitResult::Status::kConflict) return;
   }
   FAIL() << "no commit after " << attempts << " attempts";
+}
+
+char state_of(pid_t thread) {
+  std::ifstream stat("/proc/self/task/" + std::to_string(thread) + "/stat");
+  std::string line;
+  std::getline(stat, line);
+  const std::size_t end = line.rfind(')');
+  return end == std::string::npos || end + 2 >= line.size() ? '?' : line[end + 2];
 }
 
 }  // namespace theus::testing

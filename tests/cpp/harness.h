@@ -3,11 +3,11 @@
 // sees every access).
 #pragma once
 
+#include <sys/types.h>
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
-#include <sys/types.h>
 #include <thread>
 #include <vector>
 
@@ -58,6 +58,9 @@ pid_t fork_worker(World& world, std::uint32_t slot,
                   const std::function<void(worker::Session&)>& body);
 // Waits for a child; its status as waitpid gives it.
 int wait_for(pid_t pid);
+
+// The state of a thread of this process, as the kernel shows it; S: it sleeps.
+char state_of(pid_t thread);
 
 inline shm::KeyView key(std::string_view text) { return shm::KeyView(text); }
 

@@ -257,7 +257,7 @@ TEST_F(WorkerValidate, TheTurnIsKeptUntilItIsDecided) {
   EXPECT_EQ(sum([&](int n) {
               if (n == 1) {
                 write_one_by_one(static_cast<int>(2 * kRingWalk));
-                ASSERT_TRUE(reader->claim_turn(60'000'000'000));
+                ASSERT_TRUE(transaction.claim_turn({.nanoseconds = 60'000'000'000}));
               }
               EXPECT_EQ(holder(), mine) << n;
             }).status,

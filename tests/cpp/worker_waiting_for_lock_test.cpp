@@ -82,8 +82,9 @@ TEST_F(WorkerWaitingForLock, OthersRunMeanwhile) {
 }
 
 TEST_F(WorkerWaitingForLock, ATurnIsWaitedForInTheSameWay) {
+  t->rollback();
   hold();
-  EXPECT_TRUE(session->claim_turn(1'000'000));
+  EXPECT_TRUE(t->claim_turn({.nanoseconds = 1'000'000}));
   EXPECT_EQ(hook.waits, 2);
 }
 
@@ -131,7 +132,7 @@ TEST_F(WorkerWaitingForLock, ThePlaceIsLostMeanwhile) {
   EXPECT_EQ(hook.waits, 1);
   EXPECT_THROW(t->put_bytes(a, "more than fits into a record"), worker::CoordinatorLost);
   EXPECT_THROW(t->commit(), worker::CoordinatorLost);
-  EXPECT_THROW(session->claim_turn(1), worker::CoordinatorLost);
+  EXPECT_THROW(t->claim_turn({.nanoseconds = 1}), worker::CoordinatorLost);
   EXPECT_EQ(session->internals().desk->request.load(), request);
   EXPECT_EQ(world.space().header().turn_slot.load(), 0u);
   lost = false;  // so that the session gives its slot back

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <fstream>
 #include <functional>
 #include <string>
 #include <thread>
@@ -404,15 +403,6 @@ TEST_F(WaitingDeath, ADeathWithTheLockWakesEverybody) {
     world.evict(slot);
     EXPECT_TRUE(wait.woken()) << "the repair does not know whom it had told";
   }
-}
-
-// The state of a thread of this process, as the kernel shows it; S: it sleeps.
-char state_of(pid_t thread) {
-  std::ifstream stat("/proc/self/task/" + std::to_string(thread) + "/stat");
-  std::string line;
-  std::getline(stat, line);
-  const std::size_t end = line.rfind(')');
-  return end == std::string::npos || end + 2 >= line.size() ? '?' : line[end + 2];
 }
 
 TEST_F(WaitingDeath, ADeathBetweenTheWordAndTheCallWakesTheSleeper) {
