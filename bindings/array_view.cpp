@@ -20,6 +20,8 @@ struct BlockViewObject {
   PyObject_HEAD AttachedPtr attached;  // destroyed last
   worker::Value value;
   std::uint32_t pin;  // without a private view
+  // What pinned the block when this was made, where no snapshot is certain to; or null.
+  PyObject* base;
   std::unique_ptr<worker::PrivateView> private_view;
 };
 
@@ -42,6 +44,7 @@ void block_view_dealloc(PyObject* self) {
     view->attached->session.unpin_block(view->pin);
   }
   view->private_view.~unique_ptr();
+  Py_XDECREF(view->base);
   view->attached.~AttachedPtr();
   PyObject_Free(self);
   Py_DECREF(type);
@@ -67,6 +70,7 @@ BlockViewObject* new_view(const AttachedPtr& attached, const worker::Value& valu
   new (&view->attached) AttachedPtr(attached);
   new (&view->value) worker::Value(value);
   new (&view->private_view) std::unique_ptr<worker::PrivateView>;
+  view->base = nullptr;
   return view;
 }
 
@@ -119,8 +123,12 @@ Ref private_view_of(PyObject* memoryview) {
   const Py_buffer* part = PyMemoryView_GET_BUFFER(memoryview);
   if (part->obj == nullptr || Py_TYPE(part->obj) != block_view_type) return {};
   BlockViewObject* shared = as_view(part->obj);
+  if (shared->private_view != nullptr) return {};
   Ref whole = make_private_view(shared->attached, shared->value);
   if (!whole) return {};
+  // Unpickling may have let another thread close the snapshot: this block pin is what there is, and
+  // a pin that is moved may be missed by whoever looks at both places.
+  as_view(whole.get())->base = Ref::borrow(part->obj).release();
   const auto start = static_cast<const char*>(part->buf) - shared->value.data;
   Ref all = Ref::check(PyMemoryView_FromObject(whole.get()));
   return Ref::check(PySequence_GetSlice(all.get(), start, start + part->len));

@@ -96,9 +96,11 @@ bool names_numpy(PyObject* pickle) {
 // Whether it is itself of a class that will have them: pickling it twice would take long.
 bool is_of_library(PyObject* value) {
   if ((Py_TYPE(value)->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0) return false;
-  const Ref module = attribute(reinterpret_cast<PyObject*>(Py_TYPE(value)), "__module__");
-  const char* name = PyUnicode_Check(module.get()) ? PyUnicode_AsUTF8(module.get()) : nullptr;
-  PyErr_Clear();
+  auto* type = reinterpret_cast<PyObject*>(Py_TYPE(value));
+  const Ref module = Ref::steal(PyObject_GetAttrString(type, "__module__"));
+  const char* name =
+      module && PyUnicode_Check(module.get()) ? PyUnicode_AsUTF8(module.get()) : nullptr;
+  PyErr_Clear();  // it has none, or not as text: then it is of no library
   return name != nullptr &&
          (std::strncmp(name, "pandas", 6) == 0 || std::strncmp(name, "numpy", 5) == 0);
 }

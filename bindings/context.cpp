@@ -34,23 +34,26 @@ constexpr std::uint64_t kPatienceOfTasksNs = 20'000'000;
 FreeList<ContextObject> free_contexts;
 Imported conflict_error{"theus.errors", "_conflict"};
 
-// The asyncio task that is running in this thread, or null. Costs one dict lookup in programs that
+// The asyncio event loop that runs in this thread, or None. Costs one dict lookup in programs that
 // do not use asyncio.
-Ref running_task() {
+Ref running_loop() {
   static PyObject* module_name = PyUnicode_InternFromString("asyncio.tasks");
   PyObject* module = PyDict_GetItemWithError(PyImport_GetModuleDict(), module_name);
-  if (module == nullptr) return Ref();
-  static Imported running_loop{"asyncio", "_get_running_loop"};
-  static Imported current_task{"asyncio", "current_task"};
-  PyObject* get_loop = nullptr;
+  if (module == nullptr) return Ref::borrow(Py_None);
+  static Imported get_loop{"asyncio", "_get_running_loop"};
   try {
-    get_loop = running_loop.get();
-    current_task.get();
+    get_loop.get();
   } catch (const PythonError&) {
-    PyErr_Clear();  // another thread is importing asyncio at this moment: no task runs yet
-    return Ref();
+    PyErr_Clear();  // another thread is importing asyncio at this moment: no loop runs yet
+    return Ref::borrow(Py_None);
   }
-  Ref loop = call(get_loop);
+  return call(get_loop.get());
+}
+
+// The asyncio task that is running in this thread, or null.
+Ref running_task() {
+  static Imported current_task{"asyncio", "current_task"};
+  const Ref loop = running_loop();
   if (loop.get() == Py_None) return Ref();
   Ref task = call(current_task.get(), loop.get());
   return task.get() == Py_None ? Ref() : task;
@@ -129,9 +132,10 @@ Ref describe_conflict_of(const ContextObject* context, const worker::CommitResul
 }
 
 // Others run meanwhile: the engine may be another's, or nobody's, afterwards.
-void claim_turn(EngineObject* engine, TransactionHolder* holder, worker::TurnWish wish,
-                bool in_task) {
-  if (in_task) wish.patience_ns = std::min(wish.patience_ns, kPatienceOfTasksNs);
+void claim_turn(EngineObject* engine, TransactionHolder* holder, worker::TurnWish wish) {
+  // Also in a callback of the loop, which is no task.
+  const bool in_loop = running_loop().get() != Py_None;
+  if (in_loop) wish.patience_ns = std::min(wish.patience_ns, kPatienceOfTasksNs);
   holder->transaction.claim_turn(std::move(wish));
   if (attached_session(engine) != holder->attached) {
     raise(ErrorClass::kTheus, "the engine was closed before this transaction could begin");
@@ -180,7 +184,7 @@ ContextObject* open_transaction(EngineObject* engine, worker::Isolation isolatio
   Ref task = running_task();
   if (engine->first_open != nullptr) check_not_nested(engine, task.get());
   std::unique_ptr<TransactionHolder> holder = take_transaction(engine);
-  if (wish != nullptr) claim_turn(engine, holder.get(), *wish, task.get() != nullptr);
+  if (wish != nullptr) claim_turn(engine, holder.get(), *wish);
   holder->transaction.begin(isolation);
   ContextObject* context = nullptr;
   try {

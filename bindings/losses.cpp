@@ -23,7 +23,10 @@ worker::TurnWish wish_for(const Losses& losses, const worker::Footprint* met) {
       std::min(wish.nanoseconds << std::min(losses.turns, kDoublingsMax), kTurnNsMax);
   wish.patience_ns = kPatienceNs;
   if (met != nullptr) wish.expected = *met;
-  if (losses.turns >= kTurnsBeforeEverything) wish.expected.everything = true;
+  // A body that outlasts any turn gains nothing by that.
+  if (losses.turns >= kTurnsBeforeEverything && losses.longest_ns < kTurnNsMax) {
+    wish.expected.everything = true;
+  }
   return wish;
 }
 

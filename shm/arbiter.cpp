@@ -231,11 +231,13 @@ bool Arbiter::prelink(Link node, bool* good) {
 
 bool Arbiter::abandon_prelinked() { return impl_->linker.bury_nursery(impl_->slot); }
 
-bool Arbiter::claim_turn(std::uint64_t nanoseconds) {
+bool Arbiter::claim_turn(std::uint64_t nanoseconds, std::uint32_t deltas_max) {
   Header& header = impl_->space.writable();
   // Seen from another slot: true while somebody else's turn lasts, and ends one that is over.
   const std::uint32_t holder = header.turn_slot.load(std::memory_order_relaxed);
   if (holder != impl_->slot + 1 && impl_->blocked_by_turn(impl_->slot)) return false;
+  impl_->end_turn(impl_->slot);
+  drain(deltas_max);
   header.turn_until_ns.store(monotonic_ns() + nanoseconds, std::memory_order_relaxed);
   header.turn_slot.store(impl_->slot + 1, std::memory_order_release);
   header.turns.store(header.turns.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
@@ -253,9 +255,8 @@ void Arbiter::wait_for_turn(std::uint64_t timeout_ns) const {
   if (now < until) futex_wait(header.turn_slot, holder, std::min(timeout_ns, until - now));
 }
 
-bool Arbiter::turn_elsewhere() const {
-  const std::uint32_t holder = impl_->space.header().turn_slot.load(std::memory_order_relaxed);
-  return holder != 0 && holder != impl_->slot + 1;
+bool Arbiter::turn_lasts() const {
+  return impl_->space.header().turn_slot.load(std::memory_order_relaxed) != 0;
 }
 
 std::optional<std::uint32_t> Arbiter::add_waiter(std::span<const std::uint64_t> interests) {

@@ -72,8 +72,10 @@ class Arbiter {
   bool abandon_prelinked();
 
   // Lets no other slot's delta be decided before one of this process that says it ends the turn,
-  // for at most `nanoseconds`. False: somebody else has the turn.
-  bool claim_turn(std::uint64_t nanoseconds);
+  // for at most `nanoseconds`. False: somebody else has the turn. Up to `deltas_max` of those that
+  // an earlier turn has kept away are decided first: turns that follow one another, without a
+  // moment in between, would shut out others for good.
+  bool claim_turn(std::uint64_t nanoseconds, std::uint32_t deltas_max);
   // If it is ours.
   void end_turn();
 
@@ -152,8 +154,8 @@ class Arbiter {
   // True if some slot says that it waits for an answer (seq_cst; see handoff in the docs).
   bool anyone_waiting() const;
 
-  // True while another slot has the turn: our delta is not decided before it ends.
-  bool turn_elsewhere() const;
+  // True while a slot has the turn: other slots' deltas are not decided before it ends.
+  bool turn_lasts() const;
   // Sleeps until that turn ends, or earlier; not at all when there is none.
   void wait_for_turn(std::uint64_t timeout_ns) const;
 

@@ -103,8 +103,7 @@ bool report_stuck(const Attachment& attachment, std::uint64_t lock_sequence) {
   }
   shm::alarm_supervisor(attachment.supervisor_pid);
   try {
-    return shm::send_control(attachment.control_fd, shm::Stuck{lock_sequence}) !=
-           shm::Sent::kGone;
+    return shm::send_control(attachment.control_fd, shm::Stuck{lock_sequence}) != shm::Sent::kGone;
   } catch (const std::exception&) {  // out of memory: the next report will do
     return true;
   }

@@ -34,18 +34,18 @@ bool announce_detach(int control_fd);
 bool coordinator_gone(int control_fd);
 
 struct StartOptions {
-  std::string executable;             // path of theus-coordinator
-  std::string name;                   // empty: a fresh unique one is chosen
-  std::uint64_t capacity_bytes = 0;   // 0: the coordinator's default
-  bool embedded = true;               // ends by itself when nobody uses it any more
-  std::string log_path;               // empty: /dev/null for an embedded one, else stderr
+  std::string executable;            // path of theus-coordinator
+  std::string name;                  // empty: a fresh unique one is chosen
+  std::uint64_t capacity_bytes = 0;  // 0: the coordinator's default
+  bool embedded = true;              // ends by itself when nobody uses it any more
+  std::string log_path;              // empty: /dev/null for an embedded one, else stderr
 };
 struct Started {
   std::string name;
-  std::uint32_t pid = 0;              // of the coordinator
-  std::uint32_t supervisor_pid = 0;   // of the process that restarts it; 0: none is left
-  int lifeline_fd = -1;               // owned by the caller; for an embedded one: while this is
-                                      // open (or anyone is attached) it stays
+  std::uint32_t pid = 0;             // of the coordinator
+  std::uint32_t supervisor_pid = 0;  // of the process that restarts it; 0: none is left
+  int lifeline_fd = -1;              // owned by the caller; for an embedded one: while this is
+                                     // open (or anyone is attached) it stays
 };
 // Starts a coordinator process (own session, no inherited descriptors, never a zombie of ours) and
 // returns once it accepts connections. If one of that name runs already, returns that one's pids,

@@ -20,6 +20,11 @@ bool changes_keys(const Entry& entry) {
   return !entry.present_in_snapshot || entry.moved || entry.value.kind == Value::Kind::kAbsent;
 }
 
+// Which keys there are, or which is the last of them.
+bool read_keys(const Mapping& mapping) {
+  return mapping.read_structure || mapping.read_emptiness || mapping.last_place != 0;
+}
+
 // The same two questions of what is expected and of what has been done.
 struct Expected {
   const Footprint& footprint;
@@ -49,7 +54,7 @@ struct Done {
       const Entry* binding = s.table.find(mapping.bound_at->hash);
       own = binding != nullptr ? binding->child : nullptr;
     }
-    return own != nullptr && (own->read_structure || own->read_emptiness);
+    return own != nullptr && read_keys(*own);
   }
 };
 
@@ -85,7 +90,7 @@ Footprint footprint_of(const Transaction::State& s) {
     if (entry->written) footprint.written.push_back(entry->hash);
   }
   for (const Mapping* mapping : s.mappings) {
-    if (mapping->node == 0 || !(mapping->read_structure || mapping->read_emptiness)) continue;
+    if (mapping->node == 0 || !read_keys(*mapping)) continue;
     footprint.listed.push_back(mapping->node);
   }
   sort_all(&footprint);

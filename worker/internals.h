@@ -40,6 +40,8 @@ class PrivateView;
 enum class PinUser : std::uint8_t { kTransaction, kSnapshot };
 
 inline constexpr std::size_t kValidateAbove = 1000;
+// What one hold of the arbitration lock decides for others.
+inline constexpr std::uint32_t kDeltasPerHold = 64;
 // One wait, for the time of its life.
 class Waiting {
  public:

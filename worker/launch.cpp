@@ -59,8 +59,8 @@ class Attributes {
     ::sigfillset(&all);
     ::posix_spawnattr_setsigmask(&attributes_, &none);
     ::posix_spawnattr_setsigdefault(&attributes_, &all);
-    check(::posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
-                                                       POSIX_SPAWN_SETSIGDEF),
+    check(::posix_spawnattr_setflags(
+              &attributes_, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF),
           "posix_spawnattr_setflags");
   }
   ~Attributes() { ::posix_spawnattr_destroy(&attributes_); }
@@ -73,8 +73,7 @@ class Attributes {
 };
 
 std::vector<std::string> arguments(const StartOptions& options) {
-  std::vector<std::string> words = {options.executable, "--starter-fd",
-                                    std::to_string(kStarterFd)};
+  std::vector<std::string> words = {options.executable, "--starter-fd", std::to_string(kStarterFd)};
   if (options.capacity_bytes != 0) {
     words.insert(words.end(), {"--capacity", std::to_string(options.capacity_bytes)});
   }
@@ -104,11 +103,10 @@ pid_t spawn(const StartOptions& options, int channel) {
   }
   argv.push_back(nullptr);
   pid_t pid = -1;
-  const int error = ::posix_spawn(&pid, options.executable.c_str(), actions.get(),
-                                  attributes.get(), argv.data(), ::environ);
+  const int error = ::posix_spawn(&pid, options.executable.c_str(), actions.get(), attributes.get(),
+                                  argv.data(), ::environ);
   if (error != 0) {
-    throw Error("cannot start the coordinator " + options.executable + ": " +
-                std::strerror(error));
+    throw Error("cannot start the coordinator " + options.executable + ": " + std::strerror(error));
   }
   return pid;
 }
@@ -137,8 +135,7 @@ std::string describe_early_end(const StartOptions& options, int status) {
 
 }  // namespace
 
-std::variant<Started, shm::Refusal> launch(const StartOptions& options,
-                                           std::uint64_t deadline_ns) {
+std::variant<Started, shm::Refusal> launch(const StartOptions& options, std::uint64_t deadline_ns) {
   auto [ours, theirs] = shm::make_control_pair();
   // Out of the way of the number it will have: dup2 onto itself would leave it CLOEXEC.
   shm::OwnedFd channel(::fcntl(theirs.get(), F_DUPFD_CLOEXEC, 10));

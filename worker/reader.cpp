@@ -234,7 +234,7 @@ Seen Walk::backward(Found* found) {
       --at.place;
       if (hint != nullptr && at == hint->dead && shm::in_order(space_, hint->last.chunk)) {
         if (!dead_.chunk) dead_ = at;
-        at = hint->last;
+        latest_dead_ = at = hint->last;
         continue;
       }
       if (!shm::read_place(space_, at.chunk, at.place, &seen)) return Seen::kAgain;

@@ -182,6 +182,7 @@ std::uint32_t Session::pin_block(std::uint64_t block) {
   if (!in.fork_guard.keeps_views()) {
     throw Error("this session belongs to the parent process; attach again after fork");
   }
+  in.require_place();
   const std::lock_guard<std::mutex> guard(in.block_pin_mutex);
   std::uint32_t handle = 0;
   if (!in.free_block_pins.empty()) {

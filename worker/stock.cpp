@@ -9,8 +9,8 @@ using shm::CellHeader;
 using shm::Link;
 
 namespace {
-constexpr std::uint32_t kReclaimBatch = 2048;   // records per hold of the lock when memory is short
-constexpr int kReclaimRounds = 100000;          // bound on giving back a full state
+constexpr std::uint32_t kReclaimBatch = 2048;  // records per hold of the lock when memory is short
+constexpr int kReclaimRounds = 100000;         // bound on giving back a full state
 }  // namespace
 
 Stock::Stock(const shm::Space& space, shm::Arbiter& arbiter, Lock lock)
@@ -56,8 +56,8 @@ void Stock::give_back(Link cell, std::uint8_t cell_class) {
     arbiter_.unlock();
     return;
   }
-  space_.writable_cell<CellHeader>(cell.unit())->state.store(shm::kNoCell,
-                                                             std::memory_order_release);
+  space_.writable_cell<CellHeader>(cell.unit())
+      ->state.store(shm::kNoCell, std::memory_order_release);
   free_[cell_class].push_back(cell.unit());
 }
 

@@ -28,7 +28,6 @@ namespace wire = shm::wire;
 
 namespace {
 
-constexpr std::uint32_t kDeltasPerHold = 64;
 constexpr int kSpins = 100;
 constexpr std::uint64_t kSleepNs = 10'000'000;
 constexpr int kSleepsBeforeReport = 3;
@@ -281,7 +280,7 @@ bool combine(Session::Internals& in) {
     in.arbiter.drain(kDeltasPerHold);
     in.arbiter.reclaim_sometimes();
     in.arbiter.unlock();
-    if (!in.arbiter.anyone_waiting() || in.arbiter.turn_elsewhere()) break;
+    if (!in.arbiter.anyone_waiting() || in.arbiter.turn_lasts()) break;
   }
   return had_lock;
 }
@@ -385,6 +384,7 @@ CommitResult interpret(const Transaction::State& s, const Plan& plan, Outcome ou
         "defect: please report it with the transaction that caused it");
   }
   if (outcome == Outcome::kDiscarded) {
+    s.in.lost = true;  // the desk may be another's by now
     throw CoordinatorLost(
         "the coordinator has given this process up for dead; nothing was "
         "written: attach again");

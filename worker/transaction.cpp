@@ -568,6 +568,8 @@ Entry* Transaction::next(Cursor& cursor) {
   }
   if (Entry* entry = cursor.pending) {
     cursor.pending = backward ? entry->prev_new : entry->next_new;
+    // That it is the last hangs on its being new; going forward, the whole order has been read.
+    if (backward) entry->presence_read = true;
     return entry;
   }
   return backward ? s.next_shared(cursor) : nullptr;

@@ -104,7 +104,7 @@ bool Turns::claim_shared(const Transaction::State& s, std::uint64_t nanoseconds,
     in_.lock(OnSignal::kGiveUp);
     // It may have taken so long that it is another's by now.
     const bool ours = belong_to(s);
-    const bool claimed = ours && in_.arbiter.claim_turn(nanoseconds);
+    const bool claimed = ours && in_.arbiter.claim_turn(nanoseconds, kDeltasPerHold);
     in_.arbiter.unlock();
     const std::uint64_t now = monotonic_ns();
     if (claimed || !ours || now >= deadline_ns) return claimed;
@@ -137,7 +137,7 @@ bool Turns::claim(const Transaction::State& s, TurnWish wish) {
 
 bool Turns::claim_now(const Transaction::State& s, std::uint64_t nanoseconds) {
   in_.lock(OnSignal::kGiveUp);
-  const bool claimed = !taken_from(s) && in_.arbiter.claim_turn(nanoseconds);
+  const bool claimed = !taken_from(s) && in_.arbiter.claim_turn(nanoseconds, kDeltasPerHold);
   in_.arbiter.unlock();
   if (!claimed) return false;
   if (!belong_to(s)) expected_ = Footprint();

@@ -111,8 +111,6 @@ class _Loop:
         self._met: _theus.ContextGuard | None = None  # of the last attempt that met a conflict
         self.started = 0.0
         self._longest = 0.0
-        self._gives_way_until: float | None = None
-        self._gives_way = True
         self._others_ran = True
         self._place: tuple[CodeType, int] | None = None
 
@@ -124,6 +122,8 @@ class _Loop:
         self._made = 0  # since then
         self._turns = 0  # of these, those that had asked for a turn
         self._ways_given = 0  # and those that gave way
+        self._gives_way_until: float | None = None
+        self._gives_way = True
 
     def __iter__(self) -> Iterator[Attempt]:
         return self

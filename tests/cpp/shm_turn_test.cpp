@@ -224,5 +224,19 @@ TEST_F(ShmTurn, ReadersAndReadOnlyTransactionsNeverWait) {
   EXPECT_EQ(t.commit().status, Status::kReadOnly);
 }
 
+TEST_F(ShmTurn, WhoWasKeptAwayIsServedBetweenTwoTurns) {
+  const auto third = world.attach();
+  Transaction one(*third), two(*first);
+  ASSERT_TRUE(one.claim_turn(kShort));
+  std::thread kept_away([this] { EXPECT_EQ(write(*second, "b"), Status::kCommitted); });
+  const shm::Desk& desk = world.space().desk_readable(second->slot());
+  while (desk.sleeping.load() == 0) std::this_thread::yield();
+  const std::uint64_t before = first->version();
+  // In the very hold of the lock in which the first is over.
+  EXPECT_TRUE(two.claim_turn({.nanoseconds = 60'000'000'000, .patience_ns = 30'000'000'000}));
+  EXPECT_EQ(first->version(), before + 1);
+  kept_away.join();
+}
+
 }  // namespace
 }  // namespace theus::testing

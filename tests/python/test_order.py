@@ -1,8 +1,11 @@
 """A mapping from both ends: reversed, popitem and the first entry, as of a dict."""
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import theus
 
 
 def test_reversed_is_lazy_and_notices_resizing(engine):
@@ -48,3 +51,17 @@ def test_entries_are_taken_from_both_ends_as_from_a_dict(engine):
             assert list(ctx.m.items()) == list(model.items())
             assert list(reversed(ctx.m.items())) == list(reversed(model.items()))
         assert list(reversed(engine.state["m"])) == list(reversed(model))
+
+
+@pytest.mark.parametrize("look", [lambda m: next(reversed(m)), lambda m: next(reversed(m.keys()))])
+def test_the_last_of_ones_own_new_keys(
+    look: Callable[[Any], Any], engine: theus.Engine, coordinator: theus.Coordinator
+) -> None:
+    """It is the last only as long as nobody else has it, and others behind it."""
+    engine.write("m", {"a": 1})
+    with theus.connect(coordinator.name) as rival:
+        with pytest.raises(theus.ConflictError), engine.transaction() as ctx:
+            ctx.add("m.x", 1)
+            ctx.last = look(ctx.m)
+            rival.update({"m.x": 5, "m.y": 0})
+    assert engine.read("m") == {"a": 1, "x": 5, "y": 0} and "last" not in engine.state
