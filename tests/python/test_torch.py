@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,3 +108,38 @@ def test_modules_and_gradients(engine: theus.Engine) -> None:
             ctx.x.model.weight.add_(1)
     assert torch.equal(theus.plain(engine.state["x"]["model"]).weight, model.weight + 1)
     assert theus.plain(engine.state["x"]["model"]).weight.requires_grad
+
+
+def private_bytes() -> int:
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) << 10
+
+
+def test_reading_copies_nothing(engine: theus.Engine) -> None:
+    """PyTorch has no read-only tensors: what is read is one's own, a page at a time."""
+    size = 16 << 20
+    engine.write("t", torch.ones(size // 4))
+    reads: dict[str, Callable[[], Any]] = {
+        "read": lambda: engine.read("t"),
+        "plain": lambda: theus.plain(engine.state["t"]),
+        "snapshot": lambda: engine.state["t"][3].item(),
+        "transaction": lambda: engine.run(lambda ctx: ctx.t.sum().item()),
+    }
+    for read in reads.values():
+        read()
+    for name, read in reads.items():
+        before = private_bytes()
+        kept = read()
+        assert private_bytes() - before < size / 4, name
+        del kept
+    mine = engine.read("t")
+    mine[5] = 7
+    assert mine.sum().item() == size / 4 + 6
+    assert engine.read("t").sum().item() == size / 4
+    with engine.transaction() as ctx:
+        before = private_bytes()
+        ctx.t[5] = 7
+        assert private_bytes() - before < size / 4
+    assert torch.equal(engine.read("t"), mine)
+    engine.write("t", None)
