@@ -59,7 +59,10 @@ class Judge {
       if (!seen_.insert(value).second) return Shape::kKnown;
       return judge_elements(value, Shape::kFlat, depth);
     }
-    if (is_array(value)) return judge_array(value);
+    if (is_array(value)) {
+      may_be_shared_ = false;  // it has views, which could not be told to move to a copy
+      return judge_array(value);
+    }
     switch (type_code(type)) {
       case kImmutable:
         return has_mutable_part(value, depth) ? Shape::kObject : Shape::kFrozen;

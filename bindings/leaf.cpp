@@ -1,6 +1,9 @@
 #include "bindings/leaf.h"
 
 #include <new>
+#include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "bindings/array_view.h"
 #include "bindings/cache.h"
@@ -40,9 +43,9 @@ Ref decode_own(LeafObject* leaf) {
   return decode_own(attached_of(leaf->context), leaf->value, leaf_path(leaf).get());
 }
 
-// What the decoded object is for: to be looked at and maybe kept (kRead), the same with buffers
-// that may be views (kView), or to become a shadow unless it is frozen or flat (kShadow).
-enum class Purpose { kRead, kView, kShadow };
+// What the decoded object is for: to be looked at and maybe kept (kRead), or the same with buffers
+// that may be views (kView).
+enum class Purpose { kRead, kView };
 
 Decoded decode(const Node& node, PyObject* key, const worker::Value& value, Purpose purpose) {
   AttachedPtr& attached = attached_of(node.context);
@@ -65,8 +68,7 @@ Decoded decode(const Node& node, PyObject* key, const worker::Value& value, Purp
   if (cached.shape != Shape::kObject) {
     decoded.shape = classify(decoded.object.get(), &may_be_shared);
   }
-  bool keep_object = may_be_shared && decoded.shape != Shape::kObject &&
-                     (decoded.shape != Shape::kKnown || purpose != Purpose::kShadow);
+  bool keep_object = may_be_shared && decoded.shape != Shape::kObject;
   if (value.record != 0 && !buffers && (cached.shape == Shape::kUnknown || keep_object)) {
     keep_decoded(attached->id, value.record, keep_object ? decoded.object.get() : nullptr,
                  decoded.shape, value.size);
@@ -96,6 +98,7 @@ LeafObject* new_leaf(const Node& node, PyObject* key, const Found& found) {
   leaf->key = key;
   Py_INCREF(key);
   leaf->content = leaf->shadow = leaf->baseline = nullptr;
+  leaf->first_part = leaf->last_part = nullptr;
   leaf->shape = Shape::kUnknown;
   leaf->array = leaf->dirty = leaf->suspect = false;
   PyObject_GC_Track(reinterpret_cast<PyObject*>(leaf));
@@ -165,7 +168,7 @@ Ref give_out_in_transaction(const Node& node, PyObject* key, const Found& found)
   bool array = leaf_form(found.value.bytes()) == LeafForm::kArray;
   Decoded decoded;
   if (!array) {
-    decoded = decode(node, key, found.value, Purpose::kShadow);
+    decoded = decode(node, key, found.value, Purpose::kRead);
     if (decoded.shape == Shape::kFrozen) return decoded.object;
     if (found.entry->user != nullptr) return give_out_in_transaction(node, key, found);
   }
@@ -179,12 +182,9 @@ Ref give_out_in_transaction(const Node& node, PyObject* key, const Found& found)
     } else {
       leaf->shadow = decode_own(leaf).release();
     }
-  } else if (decoded.own) {
-    leaf->shadow = decoded.object.release();
-  } else if (decoded.shape == Shape::kFlat) {
-    leaf->content = decoded.object.release();
   } else {
-    leaf->shadow = decode_own(leaf).release();
+    // What is shared with readers is copied at the first write.
+    (decoded.own ? leaf->shadow : leaf->content) = decoded.object.release();
   }
   register_leaf(leaf);
   return proxy_of(holder, node, key);
@@ -278,10 +278,77 @@ bool is_plain_container(PyObject* object) {
          reinterpret_cast<PyObject*>(Py_TYPE(object)) == deque_type.get();
 }
 
+namespace {
+
+// What is at a proxy's key in a container of a built-in class; null: nothing, or it is not known.
+Ref at_key(PyObject* container, PyObject* key) {
+  if (key == nullptr) return {};
+  Ref item;
+  if (PyDict_CheckExact(container)) {
+    item = Ref::borrow(PyDict_GetItemWithError(container, key));
+  } else if (PyLong_CheckExact(key) && PySequence_Check(container)) {
+    item = Ref::steal(PyObject_GetItem(container, key));
+  }
+  PyErr_Clear();
+  return item;
+}
+
+// The parts of `shadow` that listed proxies stand for from now on. Nothing has been written yet, so
+// each is where the proxy was told; one of which that is not known gets a copy of its own, which is
+// no part of the leaf, so that a write through it is refused.
+std::vector<Ref> parts_in(LeafObject* leaf, PyObject* shadow) {
+  std::vector<Ref> parts;
+  std::unordered_map<const ProxyObject*, PyObject*> known;
+  for (ProxyObject* proxy = leaf->first_part; proxy != nullptr; proxy = proxy->next_part) {
+    PyObject* container = shadow;
+    if (is_proxy(proxy->parent) && as_proxy(proxy->parent)->target != nullptr) {
+      const auto parent = known.find(as_proxy(proxy->parent));
+      container = parent != known.end() ? parent->second : nullptr;
+    }
+    Ref part = container != nullptr ? at_key(container, proxy->key) : Ref();
+    if (!part || Py_TYPE(part.get()) != Py_TYPE(proxy->target)) {
+      part = copy_by_encoding(leaf, proxy->target);
+    }
+    known.emplace(proxy, part.get());
+    parts.push_back(std::move(part));
+  }
+  return parts;
+}
+
+}  // namespace
+
+void list_part(LeafObject* leaf, ProxyObject* proxy) {
+  // Views of an array move by themselves (theus/_array.py).
+  if (proxy->target == nullptr || leaf->array) return;
+  if (leaf->entry == nullptr || leaf->shadow != nullptr) return;
+  proxy->listed = true;
+  proxy->previous_part = leaf->last_part;
+  (leaf->last_part != nullptr ? leaf->last_part->next_part : leaf->first_part) = proxy;
+  leaf->last_part = proxy;
+}
+
+void unlist_part(ProxyObject* proxy) {
+  LeafObject* leaf = proxy->leaf;
+  ProxyObject* before = proxy->previous_part;
+  ProxyObject* after = proxy->next_part;
+  (before != nullptr ? before->next_part : leaf->first_part) = after;
+  (after != nullptr ? after->previous_part : leaf->last_part) = before;
+  proxy->next_part = proxy->previous_part = nullptr;
+  proxy->listed = false;
+}
+
 PyObject* leaf_shadow(LeafObject* leaf) {
-  if (leaf->shadow == nullptr) {
-    leaf->shadow = decode_own(leaf).release();
-    Py_CLEAR(leaf->content);
+  if (leaf->shadow != nullptr) return leaf->shadow;
+  Ref shadow = decode_own(leaf);
+  std::vector<Ref> parts = parts_in(leaf, shadow.get());
+  // Objects are dropped last: their destructors may run any code.
+  leaf->shadow = shadow.release();
+  const Ref content = Ref::steal(std::exchange(leaf->content, nullptr));
+  for (Ref& part : parts) {
+    ProxyObject* proxy = leaf->first_part;
+    unlist_part(proxy);
+    PyObject* old = std::exchange(proxy->target, part.release());
+    part = Ref::steal(old);
   }
   return leaf->shadow;
 }
@@ -344,6 +411,7 @@ int leaf_traverse(PyObject* self, visitproc visit, void* arg) {
 
 int leaf_clear(PyObject* self) {
   LeafObject* leaf = as_leaf(self);
+  while (leaf->first_part != nullptr) unlist_part(leaf->first_part);
   if (leaf->entry != nullptr && leaf->entry->user == leaf) leaf->entry->user = nullptr;
   leaf->entry = nullptr;
   Py_CLEAR(leaf->context);

@@ -11,6 +11,8 @@ namespace theus::bindings {
 // Invariants: in a transaction `entry->user` is this leaf as long as the leaf is attached. `value`
 // stays readable until the context ends, or the leaf has a shadow from the beginning (a value that
 // this transaction itself had written).
+struct ProxyObject;
+
 struct LeafObject {
   PyObject_HEAD ContextObject* context;  // strong
   worker::Entry* entry;                  // null in a snapshot
@@ -20,6 +22,11 @@ struct LeafObject {
   PyObject* content;   // decoded, shared: must not be changed; or null
   PyObject* shadow;    // private; or null
   PyObject* baseline;  // bytes: the shadow's fingerprint, in snapshots; or null
+  // The proxies of parts of `content` in a transaction, in the order in which they were made, and
+  // so parents first. With the shadow they come to stand for the same parts of that, and leave the
+  // list.
+  ProxyObject* first_part;
+  ProxyObject* last_part;
   Shape shape;
   bool array;    // the array form
   bool dirty;    // the shadow was changed
@@ -40,6 +47,9 @@ PyObject* leaf_content(LeafObject* leaf);
 bool is_plain_container(PyObject* object);
 // The private object.
 PyObject* leaf_shadow(LeafObject* leaf);
+// A proxy of a part enters the leaf's list, if it has to; and leaves it.
+void list_part(LeafObject* leaf, ProxyObject* proxy);
+void unlist_part(ProxyObject* proxy);
 // True while a write to the leaf would reach the state.
 bool is_attached(const LeafObject* leaf);
 void check_leaf_writable(LeafObject* leaf);

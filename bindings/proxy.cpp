@@ -122,6 +122,7 @@ int proxy_traverse(PyObject* self, visitproc visit, void* arg) {
 int proxy_clear(PyObject* self) {
   ProxyObject* proxy = as_proxy(self);
   proxy->context = nullptr;
+  if (proxy->listed) unlist_part(proxy);
   Py_CLEAR(proxy->parent);
   Py_CLEAR(proxy->key);
   Py_CLEAR(proxy->leaf);
@@ -369,7 +370,8 @@ Ref reduce_to_part(PyObject* self) {
   const ProxyObject* proxy = as_proxy(self);
   if (adopting == nullptr || proxy->leaf == nullptr || proxy->leaf != adopting->leaf) return {};
   check_usable(proxy->context, self);
-  PyObject* part = proxy->target != nullptr ? proxy->target : leaf_shadow(proxy->leaf);
+  PyObject* shadow = leaf_shadow(proxy->leaf);  // first: with it a part is another object
+  PyObject* part = proxy->target != nullptr ? proxy->target : shadow;
   if (is_array_part(part) || (proxy->target == nullptr && is_array(part))) return {};
   static Imported give_adopted{"theus._theus", "adopted_part"};
   const Py_ssize_t number = PyList_GET_SIZE(adopting->parts.get());
@@ -638,6 +640,7 @@ Ref make_leaf_proxy(LeafObject* leaf, PyObject* parent, PyObject* key, PyObject*
   proxy->leaf = leaf;
   Py_XINCREF(target);
   proxy->target = target;
+  list_part(leaf, proxy);
   return track(proxy);
 }
 

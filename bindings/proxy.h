@@ -15,6 +15,10 @@ struct ProxyObject {
   std::uint64_t node;                    // of a node in a snapshot
   LeafObject* leaf;                      // strong; null for a node
   PyObject* target;                      // strong: the part it stands for; null for the whole leaf
+  // Of a part of content that is shared with readers: the leaf's list of them (leaf.h).
+  ProxyObject* next_part;
+  ProxyObject* previous_part;
+  bool listed;
 };
 
 extern PyTypeObject* proxy_type;

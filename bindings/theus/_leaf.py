@@ -67,39 +67,39 @@ def get_attribute(proxy: Any, leaf: Any, target: Any, name: str) -> Any:
         return _array.get_attribute(proxy, leaf, target, name)
     obj = current(leaf, target)
     if name == "__init__":
-        return Method(proxy, leaf, target, name)
+        return Method(proxy, leaf, name)
     if is_builtin(obj):
         if name in READS[type(obj)] or name in WRITES[type(obj)]:
-            return BuiltinMethod(proxy, leaf, target, name)
+            return BuiltinMethod(proxy, leaf, name)
         return getattr(obj, name)  # AttributeError, or a constant
     value = plain_attribute(obj, name)
     if value is not ABSENT:
         return give(proxy, leaf, value, name)
     if type(class_attribute(type(obj), name)) is types.FunctionType:
-        return Method(proxy, leaf, target, name)
+        return Method(proxy, leaf, name)
     value = run(proxy, leaf, target, lambda real: getattr(real, name), name, raising=False)
-    return Method(proxy, leaf, target, name) if isinstance(value, _BOUND) else value
+    return Method(proxy, leaf, name) if isinstance(value, _BOUND) else value
 
 
 def set_attribute(proxy: Any, leaf: Any, target: Any, name: str, value: Any) -> None:
     if is_array(leaf, target):
         _array.set_attribute(proxy, leaf, target, name, value)
         return
-    ensure_attached(proxy, leaf, target)
+    target = ensure_attached(proxy, leaf, target)
     adopted = adopt(proxy, leaf, value)
-    leaf.expose()
+    obj = exposed(proxy, leaf, target)
     try:
-        setattr(current(leaf, target), name, adopted)
+        setattr(obj, name, adopted)
     except BaseException as error:
         note(error, leaf, f"setting .{name} of")
         raise
 
 
 def delete_attribute(proxy: Any, leaf: Any, target: Any, name: str) -> None:
-    ensure_attached(proxy, leaf, target)
-    leaf.expose()
+    target = ensure_attached(proxy, leaf, target)
+    obj = exposed(proxy, leaf, target)
     try:
-        delattr(current(leaf, target), name)
+        delattr(obj, name)
     except BaseException as error:
         note(error, leaf, f"deleting .{name} of")
         raise
@@ -134,7 +134,7 @@ def set_item(proxy: Any, leaf: Any, target: Any, key: Any, value: Any) -> None:
     if is_array(leaf, target):
         _array.set_item(proxy, leaf, target, key, value)
         return
-    ensure_attached(proxy, leaf, target)
+    target = ensure_attached(proxy, leaf, target)
     kind = type(current(leaf, target))
     key = unwrap(leaf, key)
     if isinstance(key, slice) and kind is list:
@@ -147,7 +147,7 @@ def set_item(proxy: Any, leaf: Any, target: Any, key: Any, value: Any) -> None:
         if _is_own_place(leaf, target, key, value):
             return
         adopted = adopt(proxy, leaf, value)
-    obj = exposed(leaf, target)
+    obj = exposed(proxy, leaf, target)
     try:
         obj[key] = adopted
     except BaseException as error:
@@ -173,9 +173,9 @@ def _is_own_place(leaf: Any, target: Any, key: Any, value: Any) -> bool:
 def delete_item(proxy: Any, leaf: Any, target: Any, key: Any) -> None:
     if is_array(leaf, target):
         raise ValueError("cannot delete array elements")
-    ensure_attached(proxy, leaf, target)
+    target = ensure_attached(proxy, leaf, target)
     key = unwrap(leaf, key)
-    obj = exposed(leaf, target)
+    obj = exposed(proxy, leaf, target)
     try:
         del obj[key]
     except BaseException as error:
@@ -215,8 +215,8 @@ def iterate(proxy: Any, leaf: Any, target: Any) -> Iterator[Any]:
     if is_array(leaf, target):
         return _array.iterate(proxy, leaf, target)
     if leaf.writable:
-        leaf.expose()
-        return _iterate_object(proxy, leaf, target, iter(current(leaf, target)))
+        obj = exposed(proxy, leaf, target)
+        return _iterate_object(proxy, leaf, target, iter(obj))
     return iter(run(proxy, leaf, target, list))
 
 
@@ -267,6 +267,6 @@ def as_array(proxy: Any, leaf: Any, target: Any, dtype: Any, copy: bool | None) 
 
 def shadow_of_part(proxy: Any, leaf: Any, target: Any) -> Any:
     """ctx.transaction.get_shadow() of a part of a leaf."""
-    ensure_attached(proxy, leaf, target)
-    leaf.expose()
-    return _array.resolve(leaf, target) if is_array(leaf, target) else target
+    target = ensure_attached(proxy, leaf, target)
+    obj = exposed(proxy, leaf, target)
+    return _array.resolve(leaf, target) if is_array(leaf, target) else obj

@@ -23,15 +23,16 @@ from theus._leaf_views import VIEWS
 
 _is_frozen = _theus.is_frozen
 _is_proxy = _theus.is_proxy
+_parts = _theus.parts
 
 
 class Method:
     """A method of an object leaf: runs on the private instance, never on a proxy."""
 
-    __slots__ = ("__name__", "_leaf", "_proxy", "_target")
+    __slots__ = ("__name__", "_leaf", "_proxy")
 
-    def __init__(self, proxy: Any, leaf: Any, target: Any, name: str) -> None:
-        self._proxy, self._leaf, self._target, self.__name__ = proxy, leaf, target, name
+    def __init__(self, proxy: Any, leaf: Any, name: str) -> None:
+        self._proxy, self._leaf, self.__name__ = proxy, leaf, name
 
     def __repr__(self) -> str:
         return f"<method {self.__name__} of {self._proxy!r}>"
@@ -39,11 +40,12 @@ class Method:
     def __call__(self, *args: Any, **named: Any) -> Any:
         leaf = self._leaf
         leaf.check()
+        target = _parts(self._proxy)[1]
         whole = shares(leaf, *args, *named.values())
         args = tuple(unwrap(leaf, value) for value in args)
         named = {name: unwrap(leaf, value) for name, value in named.items()}
         call = operator.methodcaller(self.__name__, *args, **named)
-        return run(self._proxy, leaf, self._target, call, whole=whole)
+        return run(self._proxy, leaf, target, call, whole=whole)
 
 
 class BuiltinMethod(Method):
@@ -52,8 +54,9 @@ class BuiltinMethod(Method):
     __slots__ = ()
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        proxy, leaf, target, name = self._proxy, self._leaf, self._target, self.__name__
+        proxy, leaf, name = self._proxy, self._leaf, self.__name__
         leaf.check()
+        target = _parts(proxy)[1]  # another object since the first write
         obj = current(leaf, target)
         if name in WRITES[type(obj)]:
             return _write(proxy, leaf, target, name, args, named)
@@ -101,7 +104,7 @@ _EXTENDING = {
 def _write(
     proxy: Any, leaf: Any, target: Any, name: str, args: tuple[Any, ...], named: dict[str, Any]
 ) -> Any:
-    ensure_attached(proxy, leaf, target)
+    target = ensure_attached(proxy, leaf, target)
     kind = type(current(leaf, target))
     if name in ("sort", "fromfile"):
         pass  # a function and a flag; a file
@@ -117,7 +120,7 @@ def _write(
         args = tuple(adopt(proxy, leaf, value) for value in args)
         named = {key: adopt(proxy, leaf, value) for key, value in named.items()}
     try:
-        result = getattr(exposed(leaf, target), name)(*args, **named)
+        result = getattr(exposed(proxy, leaf, target), name)(*args, **named)
     except BaseException as error:
         note(error, leaf, f"{name}() of")
         raise

@@ -97,7 +97,7 @@ def inplace(proxy: Any, leaf: Any, target: Any, name: str, other: Any) -> Any:
     kind = type(current(leaf, target))
     if kind in (tuple, frozenset):
         return binary({"iand": "and_", "ior": "or_"}.get(name, name[1:]), proxy, other)
-    ensure_attached(proxy, leaf, target)
+    target = ensure_attached(proxy, leaf, target)
     if kind in (list, collections.deque) and name == "iadd":
         other = [adopt(proxy, leaf, item) for item in other]
     elif kind is dict and name == "ior":
@@ -110,7 +110,7 @@ def inplace(proxy: Any, leaf: Any, target: Any, name: str, other: Any) -> Any:
         other = unwrap(leaf, other)
         operation = _function(name)
         return run(proxy, leaf, target, lambda real: operation(real, other))
-    obj = exposed(leaf, target)
+    obj = exposed(proxy, leaf, target)
     result = _function(name)(obj, other)
     leaf.write()
     # `array *= 2` of a list that is no number raises; what is not changed in place is a new object.

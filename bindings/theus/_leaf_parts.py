@@ -76,19 +76,29 @@ def adopt(proxy: Any, leaf: Any, value: Any) -> Any:
         other, target = _parts(value)
         whole_array = target is None and _theus.is_array(leaf.content)
         if other is leaf and type(target) not in _array.PARTS and not whole_array:
-            return leaf.shadow if target is None else target
+            return leaf.shadow if target is None else settled(value, leaf)
         _theus.check_may_be_copied(proxy, value)
         return private_copy(_theus.plain(value))
     return copy_value(proxy, value, leaf)
 
 
-def ensure_attached(proxy: Any, leaf: Any, target: Any) -> None:
-    """Raises unless a write to `target` would reach the state."""
+def settled(proxy: Any, leaf: Any) -> Any:
+    """The proxy's part as it is in the shadow: before the first write it is a part of an object
+    that is shared with readers."""
+    assert leaf.shadow is not None
+    return _parts(proxy)[1]
+
+
+def ensure_attached(proxy: Any, leaf: Any, target: Any) -> Any:
+    """Raises unless a write to `target` would reach the state. Returns the target, settled."""
     leaf.check_write()
-    while type(target) in _array.PARTS:
-        proxy, target = _theus.origin(proxy)[0], _parts(_theus.origin(proxy)[0])[1]
-    if target is None or _holds(proxy, leaf, target) or reachable(leaf.shadow, target):
-        return
+    if target is None:
+        return None
+    part = target = settled(proxy, leaf)
+    while type(part) in _array.PARTS:
+        proxy, part = _theus.origin(proxy)[0], _parts(_theus.origin(proxy)[0])[1]
+    if part is None or _holds(proxy, leaf, part) or reachable(leaf.shadow, part):
+        return target
     path = _theus.spell_path(leaf.path)
     raise TheusError(
         f"this part of {path} was replaced or removed by this transaction; a write to what it was "
@@ -197,11 +207,11 @@ def class_attribute(cls: type, name: str) -> Any:
     return ABSENT
 
 
-def exposed(leaf: Any, target: Any) -> Any:
+def exposed(proxy: Any, leaf: Any, target: Any) -> Any:
     """The real object, to be changed. leaf.write() follows once that has succeeded: what fails
     half-way is compared at commit instead."""
     shadow = leaf.expose()
-    return shadow if target is None else target
+    return shadow if target is None else settled(proxy, leaf)
 
 
 # --------------------------------------------------------------------- what goes out

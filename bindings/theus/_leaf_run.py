@@ -9,7 +9,7 @@ from typing import Any
 
 from theus import _theus, _torch
 from theus._leaf_methods import everything_in, reachable
-from theus._leaf_parts import copy_value, current, ensure_attached, give, look
+from theus._leaf_parts import copy_value, current, ensure_attached, give, look, settled
 from theus.errors import EncodeError, ReadOnlyError, TheusError
 
 _is_frozen = _theus.is_frozen
@@ -48,6 +48,7 @@ def run(
     an error if `raising`. whole: the function has other parts of the leaf, too."""
     if leaf.writable:
         leaf.expose()
+        target = None if target is None else settled(proxy, leaf)
         try:
             return _run_in_transaction(proxy, leaf, target, function, key)
         except BaseException as error:
