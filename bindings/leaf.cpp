@@ -281,36 +281,48 @@ bool is_plain_container(PyObject* object) {
 namespace {
 
 // What is at a proxy's key in a container of a built-in class; null: nothing, or it is not known.
+// The key is of a class whose lookups run no code (_leaf_parts.prepare).
 Ref at_key(PyObject* container, PyObject* key) {
   if (key == nullptr) return {};
+  const bool number = PyLong_CheckExact(key);
   Ref item;
   if (PyDict_CheckExact(container)) {
-    item = Ref::borrow(PyDict_GetItemWithError(container, key));
-  } else if (PyLong_CheckExact(key) && PySequence_Check(container)) {
+    const bool known =
+        number || key == Py_None || PyUnicode_CheckExact(key) || PyBytes_CheckExact(key);
+    if (known) item = Ref::borrow(PyDict_GetItemWithError(container, key));
+  } else if (number && PySequence_Check(container)) {
     item = Ref::steal(PyObject_GetItem(container, key));
   }
-  PyErr_Clear();
+  if (!item) PyErr_Clear();
   return item;
 }
+
+struct Moved {
+  Ref proxy;
+  Ref part;
+};
 
 // The parts of `shadow` that listed proxies stand for from now on. Nothing has been written yet, so
 // each is where the proxy was told; one of which that is not known gets a copy of its own, which is
 // no part of the leaf, so that a write through it is refused.
-std::vector<Ref> parts_in(LeafObject* leaf, PyObject* shadow) {
-  std::vector<Ref> parts;
-  std::unordered_map<const ProxyObject*, PyObject*> known;
+std::vector<Moved> parts_in(LeafObject* leaf, PyObject* shadow) {
+  std::vector<Moved> parts;
   for (ProxyObject* proxy = leaf->first_part; proxy != nullptr; proxy = proxy->next_part) {
+    parts.push_back({Ref::borrow(reinterpret_cast<PyObject*>(proxy)), Ref()});
+  }
+  std::unordered_map<const PyObject*, PyObject*> known;
+  for (Moved& moved : parts) {
+    const ProxyObject* proxy = as_proxy(moved.proxy.get());
     PyObject* container = shadow;
     if (is_proxy(proxy->parent) && as_proxy(proxy->parent)->target != nullptr) {
-      const auto parent = known.find(as_proxy(proxy->parent));
+      const auto parent = known.find(proxy->parent);
       container = parent != known.end() ? parent->second : nullptr;
     }
-    Ref part = container != nullptr ? at_key(container, proxy->key) : Ref();
-    if (!part || Py_TYPE(part.get()) != Py_TYPE(proxy->target)) {
-      part = copy_by_encoding(leaf, proxy->target);
+    if (container != nullptr) moved.part = at_key(container, proxy->key);
+    if (!moved.part || Py_TYPE(moved.part.get()) != Py_TYPE(proxy->target)) {
+      moved.part = copy_by_encoding(leaf, proxy->target);
     }
-    known.emplace(proxy, part.get());
-    parts.push_back(std::move(part));
+    known.emplace(moved.proxy.get(), moved.part.get());
   }
   return parts;
 }
@@ -340,15 +352,18 @@ void unlist_part(ProxyObject* proxy) {
 PyObject* leaf_shadow(LeafObject* leaf) {
   if (leaf->shadow != nullptr) return leaf->shadow;
   Ref shadow = decode_own(leaf);
-  std::vector<Ref> parts = parts_in(leaf, shadow.get());
-  // Objects are dropped last: their destructors may run any code.
+  std::vector<Moved> parts = parts_in(leaf, shadow.get());
+  // Decoding may run any code, which may have come here before.
+  if (leaf->shadow != nullptr) return leaf->shadow;
   leaf->shadow = shadow.release();
   const Ref content = Ref::steal(std::exchange(leaf->content, nullptr));
-  for (Ref& part : parts) {
-    ProxyObject* proxy = leaf->first_part;
+  // What the proxies stood for is dropped last, with `parts` and `content`.
+  for (Moved& moved : parts) {
+    ProxyObject* proxy = as_proxy(moved.proxy.get());
+    if (!proxy->listed) continue;
     unlist_part(proxy);
-    PyObject* old = std::exchange(proxy->target, part.release());
-    part = Ref::steal(old);
+    PyObject* old = std::exchange(proxy->target, moved.part.release());
+    moved.part = Ref::steal(old);
   }
   return leaf->shadow;
 }

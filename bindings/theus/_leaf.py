@@ -38,9 +38,11 @@ from theus._leaf_parts import (
     is_array,
     is_attached,
     is_builtin,
+    is_harmless,
     look,
     plain_attribute,
     plain_copy,
+    prepare,
     runs_code,
     unwrap,
 )
@@ -111,9 +113,10 @@ def delete_attribute(proxy: Any, leaf: Any, target: Any, name: str) -> None:
 def get_item(proxy: Any, leaf: Any, target: Any, key: Any) -> Any:
     if is_array(leaf, target):
         return _array.get_item(proxy, leaf, target, key)
-    obj = current(leaf, target)
+    target = prepare(proxy, leaf, target, key)
     whole = shares(leaf, key)
     key = unwrap(leaf, key)
+    obj = current(leaf, target)
     if not is_builtin(obj):
         value = look(obj, key)
         if value is not ABSENT:
@@ -121,13 +124,12 @@ def get_item(proxy: Any, leaf: Any, target: Any, key: Any) -> Any:
         return run(proxy, leaf, target, lambda real: real[key], key, raising=False, whole=whole)
     if leaf.is_object and leaf.writable and not _is_frozen(key):
         leaf.expose()  # the keys' own code decides which is equal
+    if isinstance(key, slice) and type(obj) in (list, tuple):
+        places = range(*key.indices(len(obj)))
+        return type(obj)(give(proxy, leaf, obj[place], place) for place in places)
     value = obj[key]
-    if isinstance(key, slice):
-        if type(obj) is list or type(obj) is tuple:
-            places = range(len(obj))[key]
-            return type(obj)(give(proxy, leaf, *pair) for pair in zip(value, places, strict=True))
-        return value  # a new one, of something without parts
-    return give(proxy, leaf, value, key)
+    # Of something without parts a slice is a new one.
+    return value if isinstance(key, slice) else give(proxy, leaf, value, key)
 
 
 def set_item(proxy: Any, leaf: Any, target: Any, key: Any, value: Any) -> None:
@@ -206,7 +208,7 @@ def contains(proxy: Any, leaf: Any, target: Any, item: Any) -> Any:
     whole = shares(leaf, item)
     item = unwrap(leaf, item)
     if is_builtin(obj) and not runs_code(leaf, obj):
-        return item in obj
+        return item in (obj if is_harmless(item) else plain_copy(proxy, leaf, target))
     return run(proxy, leaf, target, lambda real: item in real, whole=whole)
 
 

@@ -15,6 +15,9 @@ from theus._leaf_parts import (
     ensure_attached,
     exposed,
     give,
+    is_harmless,
+    plain_copy,
+    prepare,
     runs_code,
     unwrap,
 )
@@ -40,6 +43,8 @@ class Method:
     def __call__(self, *args: Any, **named: Any) -> Any:
         leaf = self._leaf
         leaf.check()
+        if leaf.writable:
+            leaf.expose()  # before its parts are looked for among the arguments
         target = _parts(self._proxy)[1]
         whole = shares(leaf, *args, *named.values())
         args = tuple(unwrap(leaf, value) for value in args)
@@ -71,7 +76,7 @@ class BuiltinMethod(Method):
         call = operator.methodcaller(name, *args, **named)
         if name in RUNNING or runs_code(leaf, obj):
             return run(proxy, leaf, target, call, whole=whole)
-        result = call(obj)
+        result = call(obj if all(map(is_harmless, args)) else plain_copy(proxy, leaf, target))
         return result if _is_frozen(result) else copy_value(proxy, result)
 
 
@@ -81,6 +86,7 @@ def _plain(proxy: Any) -> Any:
 
 
 def _get(proxy: Any, leaf: Any, target: Any, key: Any, default: Any = None, /) -> Any:
+    target = prepare(proxy, leaf, target, key)
     if leaf.is_object and leaf.writable and not _is_frozen(key):
         leaf.expose()
     absent = object()
@@ -158,6 +164,8 @@ def call(
     proxy: Any, leaf: Any, target: Any, args: tuple[Any, ...], named: dict[str, Any] | None
 ) -> Any:
     """Calls an object that can be called."""
+    if leaf.writable:
+        leaf.expose()
     named = named or {}
     whole = shares(leaf, *args, *named.values())
     args = tuple(unwrap(leaf, value) for value in args)

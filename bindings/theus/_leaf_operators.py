@@ -19,13 +19,14 @@ from theus._leaf_parts import (
     give,
     is_array,
     is_builtin,
+    is_harmless,
     plain_copy,
+    prepare,
     runs_code,
     unwrap,
 )
 from theus._leaf_run import run, shares
 
-_is_frozen = _theus.is_frozen
 _is_proxy = _theus.is_proxy
 _parts = _theus.parts
 
@@ -44,7 +45,7 @@ def compare(proxy: Any, leaf: Any, target: Any, other: Any, name: str) -> Any:
     if not is_builtin(obj) or runs_code(leaf, obj):
         return run(proxy, leaf, target, lambda real: operation(real, other), whole=whole)
     # A class that compares itself with lists could keep what it is shown: it gets a copy.
-    if type(other) not in READS and not _is_frozen(other):
+    if not is_harmless(other):
         obj = plain_copy(proxy, leaf, target)
     return operation(obj, other)
 
@@ -81,6 +82,9 @@ def _shallow(value: Any) -> Any:
         return _theus.plain(value)
     leaf.check()
     obj = current(leaf, target)
+    if type(obj) is dict:
+        target = prepare(value, leaf, target, *obj)
+        obj = current(leaf, target)
     if type(obj) in (list, tuple):
         return type(obj)(give(value, leaf, item, index) for index, item in enumerate(obj))
     if type(obj) is dict:

@@ -7,6 +7,7 @@ import types
 from typing import Any
 
 from theus import _array, _theus
+from theus._frozen import FROZEN_TYPES
 from theus._leaf_methods import READS, reachable
 from theus.errors import EncodeError, TheusError
 
@@ -85,15 +86,39 @@ def adopt(proxy: Any, leaf: Any, value: Any) -> Any:
 def settled(proxy: Any, leaf: Any) -> Any:
     """The proxy's part as it is in the shadow: before the first write it is a part of an object
     that is shared with readers."""
-    assert leaf.shadow is not None
+    _ = leaf.shadow  # made now, if it has not been
     return _parts(proxy)[1]
+
+
+_PLAIN_KEYS = frozenset({type(None), int, str, bytes})
+
+
+def _is_plain_key(key: Any) -> bool:
+    if type(key) is slice:
+        bounds = (key.start, key.stop, key.step)
+        return all(bound is None or type(bound) is int for bound in bounds)
+    return type(key) in _PLAIN_KEYS
+
+
+def prepare(proxy: Any, leaf: Any, target: Any, *keys: Any) -> Any:
+    """Before looking up: with keys that may run code of their own (which may write), or by which a
+    part would not be found again, that is done in the shadow. Returns the target."""
+    if leaf.writable and not leaf.has_shadow and not all(map(_is_plain_key, keys)):
+        return settled(proxy, leaf)
+    return target
+
+
+def is_harmless(value: Any) -> bool:
+    """Whether comparing parts with it runs no code that could change or keep them."""
+    kind = type(value)
+    if kind in READS:
+        return bool(_theus.classify(value) != "object")
+    return kind in _SCALARS or kind in FROZEN_TYPES
 
 
 def ensure_attached(proxy: Any, leaf: Any, target: Any) -> Any:
     """Raises unless a write to `target` would reach the state. Returns the target, settled."""
     leaf.check_write()
-    if target is None:
-        return None
     part = target = settled(proxy, leaf)
     while type(part) in _array.PARTS:
         proxy, part = _theus.origin(proxy)[0], _parts(_theus.origin(proxy)[0])[1]

@@ -5,13 +5,21 @@ from __future__ import annotations
 
 import collections
 import copy
+import enum
 import gc
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import theus
+
+
+class Index(enum.IntEnum):
+    ONE = 1
 
 
 @pytest.fixture(scope="module")
@@ -240,3 +248,111 @@ def test_as_with_plain_objects(seed: int, engine: theus.Engine) -> None:
         except ZeroDivisionError:
             assert not commits
         assert engine.read("x") == plain == theus.plain(engine.state["x"])
+
+
+# ------------------------------------------------------------------------- code of other classes
+
+
+class Spoils:
+    """Changes what it is compared with."""
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, list):
+            other.append("raw")
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Writes:
+    """An index, or a key, that writes to the leaf while it is looked up."""
+
+    def __init__(self, proxy: Any, stands_for: Any) -> None:
+        self.proxy, self.stands_for = proxy, stands_for
+
+    def __index__(self) -> int:
+        self.proxy.append("w")
+        return int(self.stands_for)
+
+    def __hash__(self) -> int:
+        return hash(self.stands_for)
+
+    def __eq__(self, other: object) -> bool:
+        self.proxy.append("w")
+        return bool(other == self.stands_for)
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        lambda x: Spoils() in x,
+        lambda x: x.count(Spoils()),
+        lambda x: x == [Spoils(), 0, 0],
+        lambda x: x == Spoils(),
+    ],
+)
+def test_what_a_comparison_is_shown(compare: Callable[[Any], Any], engine: theus.Engine) -> None:
+    engine.write("x", nested())
+    with engine.transaction() as ctx:
+        compare(ctx.x)
+    with engine.snapshot() as ctx:
+        compare(ctx.x)
+    compare(engine.state["x"])
+    assert theus.plain(engine.state["x"]) == nested() == engine.read("x")
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda x: x[Writes(x, 0)],
+        lambda x: x[Writes(x, 0) :][0],
+        lambda x: x[0][Writes(x, "a")],
+        lambda x: x[0].get(Writes(x, "a")),
+    ],
+)
+def test_a_key_that_writes(look: Callable[[Any], Any], engine: theus.Engine) -> None:
+    engine.write("x", nested())
+    before, expected = engine.state["x"], nested()
+    with engine.transaction() as ctx:
+        for x in (ctx.x, expected):
+            part = look(x)
+            x.append(part)
+            part.update(b=1) if isinstance(part, dict) else part.append(9)
+    assert engine.read("x") == expected and theus.plain(before) == nested()
+
+
+@pytest.mark.parametrize("index", [np.int64(1), True, Index.ONE])
+def test_an_index_of_another_class(index: Any, engine: theus.Engine) -> None:
+    engine.write("x", nested())
+    with engine.transaction() as ctx:
+        part = ctx.x[index]
+        ctx.x.append(part)
+        ctx.x[index][0].append(9)
+    read = engine.read("x")
+    assert read[1][0] == [4, 9] and read[3] is read[1]
+
+
+def test_begun_anew_with_a_part_of_its_own(engine: theus.Engine) -> None:
+    engine.write("x", nested())
+    before, expected = engine.state["x"], nested()
+    with engine.transaction() as ctx:
+        for x in (ctx.x, expected):
+            x[1].__init__(x[2])
+            x[1][0].append(9)
+    assert engine.read("x") == expected and theus.plain(before) == nested()
+
+
+OPTIMIZED = """
+import theus
+with theus.open(initial={"x": [[1], [2]]}) as engine:
+    before = engine.state["x"]
+    with engine.transaction() as ctx:
+        ctx.x.append(ctx.x[0])
+        ctx.x[-1].append(9)
+    assert_ = engine.read("x") == [[1, 9], [2], [1, 9]] and theus.plain(before) == [[1], [2]]
+    raise SystemExit(0 if assert_ else 1)
+"""
+
+
+def test_without_assertions() -> None:
+    assert subprocess.run([sys.executable, "-O", "-c", OPTIMIZED], timeout=60).returncode == 0
