@@ -8,11 +8,11 @@
 
 namespace theus::bindings {
 
+struct ProxyObject;
+
 // Invariants: in a transaction `entry->user` is this leaf as long as the leaf is attached. `value`
 // stays readable until the context ends, or the leaf has a shadow from the beginning (a value that
 // this transaction itself had written).
-struct ProxyObject;
-
 struct LeafObject {
   PyObject_HEAD ContextObject* context;  // strong
   worker::Entry* entry;                  // null in a snapshot

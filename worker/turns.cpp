@@ -1,11 +1,10 @@
 #include "worker/turns.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <mutex>
 #include <utility>
 
+#include "shm/control_channel.h"
 #include "shm/futex.h"
 #include "worker/footprint.h"
 #include "worker/internals.h"
@@ -17,18 +16,11 @@ namespace {
 constexpr std::uint64_t kClaimNs = 1'000'000'000;
 constexpr std::uint64_t kWaitNsMax = 1'000'000'000;
 
-std::uint64_t monotonic_ns() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1000000000ull +
-         static_cast<std::uint64_t>(now.tv_nsec);
-}
-
 }  // namespace
 
 // A holder whose time is over has no turn any more, and learns of it when it looks.
 bool Turns::taken_from(const Transaction::State& s) const {
-  return holder_ != nullptr && holder_ != &s && monotonic_ns() < until_ns_;
+  return holder_ != nullptr && holder_ != &s && shm::monotonic_ns() < until_ns_;
 }
 
 void Turns::changed() noexcept {
@@ -39,14 +31,14 @@ void Turns::changed() noexcept {
 // What serializes the session's calls is let go after the word was read, so no change is missed.
 void Turns::wait_until(std::uint64_t deadline_ns) {
   const std::uint32_t seen = changes_.load(std::memory_order_relaxed);
-  const std::uint64_t now = monotonic_ns();
+  const std::uint64_t now = shm::monotonic_ns();
   Waiting waits(in_.wait_hook);
   if (now < deadline_ns) shm::futex_wait(changes_, seen, deadline_ns - now);
   waits.end();
 }
 
 bool Turns::wait(std::uint64_t* deadline_ns) {
-  const std::uint64_t now = monotonic_ns();
+  const std::uint64_t now = shm::monotonic_ns();
   if (*deadline_ns == 0) *deadline_ns = now + kWaitNsMax;
   if (now >= *deadline_ns) return false;
   wait_until(std::min(*deadline_ns, until_ns_));
@@ -74,7 +66,7 @@ bool Turns::await_place(const Transaction::State& s, std::uint64_t deadline_ns) 
   queue_.push_back({&s, std::this_thread::get_id()});
   try {
     while (taken_from(s) || queue_.front().transaction != &s) {
-      if (monotonic_ns() >= deadline_ns || cannot_come(s)) {
+      if (shm::monotonic_ns() >= deadline_ns || cannot_come(s)) {
         leave_queue(s);
         return false;
       }
@@ -106,7 +98,7 @@ bool Turns::claim_shared(const Transaction::State& s, std::uint64_t nanoseconds,
     const bool ours = belong_to(s);
     const bool claimed = ours && in_.arbiter.claim_turn(nanoseconds, kDeltasPerHold);
     in_.arbiter.unlock();
-    const std::uint64_t now = monotonic_ns();
+    const std::uint64_t now = shm::monotonic_ns();
     if (claimed || !ours || now >= deadline_ns) return claimed;
     Waiting waits(in_.wait_hook);
     in_.arbiter.wait_for_turn(deadline_ns - now);
@@ -116,7 +108,7 @@ bool Turns::claim_shared(const Transaction::State& s, std::uint64_t nanoseconds,
 
 bool Turns::claim(const Transaction::State& s, TurnWish wish) {
   in_.require_place();
-  const std::uint64_t deadline_ns = monotonic_ns() + wish.patience_ns;
+  const std::uint64_t deadline_ns = shm::monotonic_ns() + wish.patience_ns;
   if (!await_place(s, deadline_ns)) return false;
   holder_ = &s;
   thread_ = std::this_thread::get_id();
@@ -130,7 +122,7 @@ bool Turns::claim(const Transaction::State& s, TurnWish wish) {
     end(s);
     throw;
   }
-  if (belong_to(s)) until_ns_ = monotonic_ns() + wish.nanoseconds;
+  if (belong_to(s)) until_ns_ = shm::monotonic_ns() + wish.nanoseconds;
   changed();  // it may be over earlier than those who wait have been told
   return everywhere;
 }
@@ -143,7 +135,7 @@ bool Turns::claim_now(const Transaction::State& s, std::uint64_t nanoseconds) {
   if (!belong_to(s)) expected_ = Footprint();
   holder_ = &s;
   thread_ = std::this_thread::get_id();
-  until_ns_ = monotonic_ns() + nanoseconds;
+  until_ns_ = shm::monotonic_ns() + nanoseconds;
   return true;
 }
 
